@@ -1,0 +1,1 @@
+"""The sidecar: Envoy's external processor. Imports only pure modules of `ledger`."""

@@ -1,0 +1,1 @@
+"""The ledger: the books, and every command a person or a script runs. Never imports `extproc`."""
