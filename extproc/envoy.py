@@ -1,0 +1,139 @@
+"""Envoy's messages as our events, our actions as Envoy's replies. The only file that knows the protobuf."""
+
+from typing import Final
+
+from extproc.events import (
+    CONTINUE,
+    BodyMode,
+    Continue,
+    Headers,
+    Message,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    Respond,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+)
+from extproc.wire import core_pb2, ext_proc_pb2, http_status_pb2, processing_mode_pb2
+
+SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+
+Request = ext_proc_pb2.ProcessingRequest
+_Mode = processing_mode_pb2.ProcessingMode
+_BODY_MODES: Final = {
+    None: _Mode.NONE,
+    BodyMode.NONE: _Mode.NONE,
+    BodyMode.BUFFERED: _Mode.BUFFERED,
+    BodyMode.STREAMED: _Mode.STREAMED,
+}
+_OVERWRITE: Final = core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+parse: Final = Request.FromString
+
+
+class UnknownMessageError(ValueError):
+    """Envoy sent a message of a kind that this processing mode does not ask for."""
+
+
+def decode(message: Request) -> Message:
+    """The event in a message; raises UnknownMessageError where it carries none."""
+    kind = message.WhichOneof("request")
+    if kind == "response_body":
+        part = message.response_body
+        return ResponseBody(part.body, part.end_of_stream)
+    if kind == "request_headers":
+        head = message.request_headers
+        return RequestHeaders(_headers(head.headers), head.end_of_stream)
+    if kind == "response_headers":
+        head = message.response_headers
+        return ResponseHeaders(_headers(head.headers), head.end_of_stream)
+    if kind == "request_body":
+        part = message.request_body
+        return RequestBody(part.body, part.end_of_stream)
+    if kind == "request_trailers":
+        return RequestTrailers()
+    if kind == "response_trailers":
+        return ResponseTrailers()
+    raise UnknownMessageError(f"Envoy sent an ext_proc message of an unknown kind ({kind}).")
+
+
+def _headers(header_map: core_pb2.HeaderMap) -> Headers:
+    values: Headers = {}
+    for header in header_map.headers:
+        name = header.key
+        if name in values:
+            values[name] += b"," + header.raw_value
+        else:
+            values[name] = header.raw_value
+    return values
+
+
+def encode(action: Continue | Respond, answering: Request) -> bytes:
+    """The reply to the message `answering`, serialised."""
+    kind = answering.WhichOneof("request") or "request_headers"
+    if isinstance(action, Respond):
+        return _immediate(action)
+    if action is CONTINUE:
+        return _ACKNOWLEDGE[kind]
+    common = ext_proc_pb2.CommonResponse(
+        header_mutation=_mutation(action.set_headers, action.remove_headers)
+    )
+    if action.body is not None:
+        changed = (
+            ext_proc_pb2.BodyMutation(body=action.body)
+            if action.body
+            else ext_proc_pb2.BodyMutation(clear_body=True)
+        )
+        common.body_mutation.CopyFrom(changed)
+    message = ext_proc_pb2.ProcessingResponse()
+    getattr(message, kind).response.CopyFrom(common)
+    if action.request_body is not None or action.response_body is not None:
+        message.mode_override.request_body_mode = _BODY_MODES[action.request_body]
+        message.mode_override.response_body_mode = _BODY_MODES[action.response_body]
+    return message.SerializeToString()
+
+
+def _mutation(
+    set_headers: tuple[tuple[str, bytes], ...], remove: tuple[str, ...]
+) -> ext_proc_pb2.HeaderMutation:
+    return ext_proc_pb2.HeaderMutation(
+        set_headers=[
+            core_pb2.HeaderValueOption(
+                header=core_pb2.HeaderValue(key=name, raw_value=value), append_action=_OVERWRITE
+            )
+            for name, value in set_headers
+        ],
+        remove_headers=remove,
+    )
+
+
+def _immediate(action: Respond) -> bytes:
+    return ext_proc_pb2.ProcessingResponse(
+        immediate_response=ext_proc_pb2.ImmediateResponse(
+            status=http_status_pb2.HttpStatus(code=action.status),
+            headers=_mutation(action.headers, ()),
+            body=action.body,
+            details=action.details,
+        )
+    ).SerializeToString()
+
+
+def _acknowledgement(kind: str) -> bytes:
+    """An empty reply of one kind; constant, so serialised once."""
+    message = ext_proc_pb2.ProcessingResponse()
+    getattr(message, kind).SetInParent()
+    return message.SerializeToString()
+
+
+_ACKNOWLEDGE: Final = {
+    kind: _acknowledgement(kind)
+    for kind in (
+        "request_headers",
+        "request_body",
+        "request_trailers",
+        "response_headers",
+        "response_body",
+        "response_trailers",
+    )
+}

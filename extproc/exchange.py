@@ -1,0 +1,428 @@
+"""One HTTP call as Envoy tells it: a state machine without I/O, clock or protobuf.
+
+Theory of operation
+-------------------
+Envoy opens one gRPC stream per HTTP call and sends what it sees, message by message. Each message becomes an
+event for `Exchange.receive`, and each event gets exactly one action back, because Envoy wants exactly one reply.
+One action cannot be sent as it is: `Reserve` asks the world to set money aside, and its verdict (`Admitted` or a
+`Refusal`) is received like any other event; the action that answers the verdict answers the message.
+
+A call is refused only before it goes upstream, by `Respond`; after that it is only watched. It is `done` when
+nothing that can still arrive would change its event: refused, a whole answer read, or the API's last word seen in
+a stream. The caller hands the event over as soon as the exchange is done and *before* it sends the reply, so that
+no client has seen the end of an answer that is not on record. A stream that ends earlier is closed as it stands.
+
+States
+------
+IDLE        nothing has come yet
+BODY        the key is good; waiting for the whole request body, which names the model and the maximum
+RESERVING   `Reserve` is out; waiting for the verdict
+UPSTREAM    admitted; waiting for the response headers
+BUFFERED    waiting for the whole response body
+STREAMED    reading a response as it passes
+DONE        the event is settled; whatever comes is let pass unchanged
+
+A message that the table below does not have is Envoy out of step. Before admission it is refused, since nothing may
+go upstream unmetered; after admission it is let pass, since the answer is paid for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final, overload
+
+from extproc.budget import Admitted, Plan, shares
+from extproc.events import (
+    CONTINUE,
+    BodyMode,
+    Continue,
+    Headers,
+    Message,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    Respond,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+)
+from extproc.identity import present, refuse_key
+from extproc.inflate import InflateError, open_inflate
+from extproc.meter import FREE_METHODS, Call, Settlement, meter, rates_for
+from extproc.policy import Policy
+from extproc.providers.routing import Destination, Told, destination
+from extproc.providers.shape import Asked, BadRequest
+from extproc.reading import StreamedAnswer
+from extproc.refusal import Refusal
+from ledger.money import usd_from_nanos
+from ledger.prices import ceiling_nanos
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Ask the store for these holds, all or none, and give the verdict back to the exchange."""
+
+    plan: Plan
+
+
+class State(Enum):
+    IDLE = auto()
+    BODY = auto()
+    RESERVING = auto()
+    UPSTREAM = auto()
+    BUFFERED = auto()
+    STREAMED = auto()
+    DONE = auto()
+
+
+Reply = Continue | Respond
+Action = Reply | Reserve
+Verdict = Admitted | Refusal
+
+_BEFORE_ADMISSION: Final = (State.IDLE, State.BODY, State.RESERVING)
+_METERED_TYPES: Final = ("", "application/json", "text/plain")
+_DESTINATION_UNKNOWN: Final = Told()
+
+
+class Exchange:
+    """One call. `event_id` is its identity, `told` what the gateway's route says about it."""
+
+    def __init__(self, policy: Policy, event_id: str, told: Told = _DESTINATION_UNKNOWN) -> None:
+        self.state = State.IDLE
+        self._policy = policy
+        self._told = told
+        self._call = Call(event_id=event_id, started_us=0)
+        self._destination: Destination | None = None
+        self._request_mode = BodyMode.NONE
+        self._injected = False
+        self._onward: Continue = CONTINUE
+        self._reading: StreamedAnswer | None = None
+        self._content_encoding = ""
+        self._closed = False
+
+    @property
+    def done(self) -> bool:
+        return self.state is State.DONE
+
+    @overload
+    def receive(self, event: Verdict, now_us: int) -> Reply: ...
+
+    @overload
+    def receive(self, event: Message, now_us: int) -> Action: ...
+
+    def receive(self, event: Message | Verdict, now_us: int) -> Action:
+        """The one action that answers `event`."""
+        if not self._call.started_us:
+            self._call.started_us = now_us
+        step = _TRANSITIONS.get((self.state, type(event)))
+        if step is not None:
+            return step(self, event, now_us)
+        if self.state in _BEFORE_ADMISSION:
+            says = "The gateway sent its messages out of order; the call was not let through."
+            return self._refuse(Refusal(status=500, code="out_of_order", message=says))
+        return CONTINUE
+
+    def draft(self, now_us: int) -> Settlement:
+        """The event as it would stand if this process died now."""
+        outcome, self._call.outcome = self._call.outcome, "gateway_gone"
+        settlement = meter(self._call, self._policy, now_us)
+        self._call.outcome = outcome
+        return settlement
+
+    def close(self, now_us: int) -> Settlement | None:
+        """The call's one event; None when it was handed over already or nothing was ever asked."""
+        if self._closed or self.state is State.IDLE:
+            return None
+        self._closed = True
+        if self._reading is not None:
+            self._call.answer = self._reading.answer
+        self._learn()
+        return meter(self._call, self._policy, now_us)
+
+    def _request_headers(self, event: RequestHeaders, now_us: int) -> Action:
+        headers, call = event.headers, self._call
+        call.method = headers.get(":method", b"").decode("latin-1")
+        path = headers.get(":path", b"").decode("latin-1")
+        presented = present(headers, path)
+        self._destination = target = destination(presented.path or path, self._told)
+        call.provider, call.path = target.provider, target.path
+        call.operation = target.api.operation(call.method, target.path)
+        if not self._policy.ready:
+            return self._refuse(_NOT_READY)
+        key = self._policy.key(presented.digest)
+        refusal = refuse_key(key, presented.digest is not None, now_us)
+        if key is not None:
+            call.key = key
+        if refusal is not None:
+            return self._refuse(refusal)
+        changes = () if presented.path is None else ((":path", presented.path.encode("latin-1")),)
+        if call.operation == "other":
+            self._onward = Continue(set_headers=changes, remove_headers=presented.remove)
+            return self._admit_unread(now_us)
+        return self._want_body(event, changes, presented.remove)
+
+    def _admit_unread(self, now_us: int) -> Action:
+        """A call whose body we do not read: free ones go, the others must find their budgets not yet spent."""
+        if self._call.method in FREE_METHODS:
+            self.state = State.UPSTREAM
+            return self._onward
+        return self._reserve(0, 0, now_us)
+
+    def _want_body(
+        self, event: RequestHeaders, changes: tuple[tuple[str, bytes], ...], remove: tuple[str, ...]
+    ) -> Action:
+        limit = self._policy.max_request_bytes
+        length = event.headers.get("content-length", b"")
+        if length.isdigit() and int(length) > limit:
+            says = f"The request body is larger than the gateway's limit of {limit:,} bytes."
+            return self._refuse(Refusal(status=413, code="request_too_large", message=says))
+        if event.ended:
+            says = "This call needs a JSON body, and none was sent."
+            return self._refuse(Refusal(status=400, code="malformed_request", message=says))
+        self._content_encoding = _coding(event.headers)
+        self._request_mode = BodyMode.BUFFERED
+        self.state = State.BODY
+        return Continue(
+            set_headers=(*changes, ("accept-encoding", b"identity")),
+            remove_headers=remove,
+            request_body=BodyMode.BUFFERED,
+            response_body=BodyMode.NONE,
+        )
+
+    def _request_body(self, event: RequestBody, now_us: int) -> Action:
+        assert self._destination is not None
+        api, call = self._destination.api, self._call
+        try:
+            body = self._decoded(event.body, self._policy.max_request_bytes)
+        except InflateError as error:
+            return self._refuse(_malformed(f"The request body cannot be decoded: {error}"))
+        asked = api.read_request(call.operation, body)
+        if isinstance(asked, BadRequest):
+            return self._refuse(_malformed(asked.says))
+        call.asked = asked
+        call.streamed = asked.streamed
+        self._onward = CONTINUE
+        if asked.usage_on_request:
+            self._injected = True
+            changed = api.ask_for_usage(body)
+            self._onward = Continue(
+                set_headers=(("content-length", str(len(changed)).encode()),),
+                remove_headers=("content-encoding",) if self._content_encoding else (),
+                body=changed,
+            )
+        return self._reserve_asked(asked, now_us)
+
+    def _reserve_asked(self, asked: Asked, now_us: int) -> Action:
+        """Hold the most that this request can cost."""
+        call, policy = self._call, self._policy
+        rates = rates_for(call, policy, asked.model, asked.service_tier)
+        budgets = policy.binding(call.key, call.provider) if call.key is not None else ()
+        tokens_in = policy.estimates.input_tokens(call.provider, asked.model, asked.input_bytes)
+        tokens_out = 0
+        if call.operation != "embeddings":
+            stated = asked.max_output_tokens
+            tokens_out = policy.unstated_output_tokens if stated is None else stated
+            tokens_out *= asked.choices
+        if rates is None:
+            money = next((b for b in budgets if b.unit == "usd"), None)
+            if money is not None and asked.model:
+                return self._refuse(_unpriced(asked.model, money.name))
+            return self._reserve(0, tokens_in + tokens_out, now_us)
+        nanos = ceiling_nanos(rates, tokens_in, tokens_out)
+        return self._reserve(nanos, tokens_in + tokens_out, now_us)
+
+    def _reserve(self, nanos: int, tokens: int, now_us: int) -> Action:
+        call, policy = self._call, self._policy
+        assert call.key is not None
+        budgets = policy.binding(call.key, call.provider)
+        taken = shares(policy.keyspace, budgets, call.started_us, max(1, nanos), max(1, tokens))
+        call.plan = Plan(call.event_id, taken, now_us // 1000 + policy.hold_ms)
+        call.hold_nanos = nanos if any(s.budget.unit == "usd" for s in taken) else 0
+        self.state = State.RESERVING
+        return Reserve(call.plan)
+
+    def _admitted(self, event: Admitted, now_us: int) -> Action:
+        if not event.held:
+            self._call.hold_nanos = 0
+        self.state = State.UPSTREAM
+        return self._onward
+
+    def _refused(self, event: Refusal, now_us: int) -> Action:
+        self._call.hold_nanos = 0
+        return self._refuse(event)
+
+    def _refuse(self, refusal: Refusal) -> Respond:
+        assert self._destination is not None or self.state is State.IDLE
+        call = self._call
+        call.refusal, call.outcome, call.http_status = refusal, "refused", refusal.status
+        api = (self._destination or destination("/", self._told)).api
+        headers = [
+            ("content-type", b"application/json"),
+            ("x-tollkeeper-event-id", call.event_id.encode()),
+            ("x-should-retry", b"true" if refusal.retryable else b"false"),
+        ]
+        if refusal.retry_after_s is not None:
+            headers.append(("retry-after", str(refusal.retry_after_s).encode()))
+        self.state = State.DONE
+        return Respond(refusal.status, tuple(headers), api.refuse(refusal), refusal.code)
+
+    def _response_headers(self, event: ResponseHeaders, now_us: int) -> Action:
+        headers, call = event.headers, self._call
+        status = headers.get(":status", b"")
+        call.http_status = int(status) if status.isdigit() else 0
+        call.first_byte_us = now_us - call.started_us
+        attempts = headers.get("x-envoy-attempt-count", b"")
+        call.attempts = int(attempts) if attempts.isdigit() else 1
+        stamp = (("x-tollkeeper-event-id", call.event_id.encode()),)
+        mode = BodyMode.NONE if event.ended else self._response_mode(headers)
+        if mode is BodyMode.NONE:
+            return self._unread(stamp)
+        self._content_encoding = _coding(headers)
+        if mode is BodyMode.BUFFERED:
+            call.streamed = False
+            self.state = State.BUFFERED
+            return Continue(set_headers=stamp, request_body=self._request_mode, response_body=mode)
+        assert self._destination is not None
+        call.streamed = True
+        self._reading = StreamedAnswer(
+            self._destination.api.stream(call.operation),
+            self._content_encoding,
+            remove_usage=self._injected,
+        )
+        self.state = State.STREAMED
+        return Continue(
+            set_headers=stamp,
+            remove_headers=("content-encoding",) if self._reading.decoded else (),
+            request_body=self._request_mode,
+            response_body=mode,
+        )
+
+    def _response_mode(self, headers: Headers) -> BodyMode:
+        """Whether we read this answer, and how."""
+        call = self._call
+        if call.free:
+            return BodyMode.NONE
+        content_type = headers.get("content-type", b"").partition(b";")[0].strip().lower()
+        kind = content_type.decode("latin-1")
+        if kind == "text/event-stream" and call.operation != "other":
+            return BodyMode.STREAMED
+        length = headers.get("content-length", b"")
+        if length.isdigit() and int(length) > self._policy.max_response_bytes:
+            return BodyMode.NONE
+        if kind in _METERED_TYPES or kind.endswith("+json"):
+            return BodyMode.BUFFERED
+        return BodyMode.NONE
+
+    def _unread(self, stamp: tuple[tuple[str, bytes], ...]) -> Continue:
+        call = self._call
+        call.streamed = False
+        metered = call.operation != "other"
+        call.outcome = "provider_error" if call.http_status >= 400 or metered else "ok"
+        self.state = State.DONE
+        return Continue(set_headers=stamp)
+
+    def _whole_answer(self, event: ResponseBody, now_us: int) -> Action:
+        assert self._destination is not None
+        call = self._call
+        try:
+            body = self._decoded(event.body, self._policy.max_response_bytes)
+        except InflateError:
+            body = b""
+        call.answer = answer = self._destination.api.read_answer(call.operation, body)
+        failed = call.http_status >= 400 or answer.failed
+        readable = call.operation == "other" or answer.usage is not None or answer.output_bytes > 0
+        call.outcome = "ok" if readable and not failed else "provider_error"
+        self.state = State.DONE
+        cost = meter(call, self._policy, now_us).event.cost_nanos
+        if cost is None:
+            return CONTINUE
+        return Continue(set_headers=(("x-tollkeeper-cost-usd", usd_from_nanos(cost).encode()),))
+
+    def _chunk(self, event: ResponseBody, now_us: int) -> Action:
+        assert self._reading is not None
+        body = self._reading.feed(event.body, event.ended)
+        answer = self._reading.answer
+        if answer.complete or answer.failed:
+            failed = answer.failed or self._call.http_status >= 400
+            self._call.outcome = "provider_error" if failed else "ok"
+        elif event.ended:
+            self._call.outcome = "provider_gone"
+        if event.ended or answer.complete:
+            self.state = State.DONE
+        return CONTINUE if body is None else Continue(body=body)
+
+    def _chunk_after_done(self, event: ResponseBody, now_us: int) -> Action:
+        """What follows the last word passes through the same filter, so that the client's bytes stay whole."""
+        if self._reading is None:
+            return CONTINUE
+        body = self._reading.feed(event.body, event.ended)
+        return CONTINUE if body is None else Continue(body=body)
+
+    def _trailers(self, event: ResponseTrailers, now_us: int) -> Action:
+        self._call.outcome = "provider_gone"
+        self.state = State.DONE
+        return CONTINUE
+
+    def _pass(self, event: RequestTrailers, now_us: int) -> Action:
+        return CONTINUE
+
+    def _decoded(self, body: bytes, limit: int) -> bytes:
+        """`body` without its content coding; raises InflateError for what cannot or must not be decoded."""
+        if self._content_encoding in ("", "identity"):
+            return body
+        inflate = open_inflate(self._content_encoding, limit)
+        if inflate is None:
+            raise InflateError("Its content-encoding is not one of gzip, deflate, br and zstd.")
+        return inflate.feed(body)
+
+    def _learn(self) -> None:
+        """Teach the estimates what this call's tokens weighed."""
+        call = self._call
+        asked, answer = call.asked, call.answer
+        if asked is None or answer is None or answer.usage is None or call.outcome != "ok":
+            return
+        self._policy.estimates.observe(
+            call.provider,
+            answer.model or asked.model,
+            input_bytes=asked.input_bytes,
+            input_tokens=answer.usage.input_tokens,
+            output_bytes=answer.output_bytes,
+            output_tokens=answer.usage.output_tokens,
+        )
+
+
+def _coding(headers: Headers) -> str:
+    return headers.get("content-encoding", b"").decode("latin-1").strip().lower()
+
+
+def _malformed(says: str) -> Refusal:
+    return Refusal(status=400, code="malformed_request", message=says)
+
+
+def _unpriced(model: str, budget: str) -> Refusal:
+    says = (
+        f"The model {model[:100]!r} has no known price, and the budget {budget!r} counts money: "
+        "ask your platform team to add a price, or call a model that has one."
+    )
+    return Refusal(status=402, code="model_unpriced", message=says, limit_source="price")
+
+
+_NOT_READY: Final = Refusal(
+    status=503,
+    code="not_ready",
+    message="The gateway has not loaded its keys yet; try again in a moment.",
+    retry_after_s=1,
+)
+
+_TRANSITIONS: Final[dict[tuple[State, type], Callable[[Exchange, Any, int], Action]]] = {
+    (State.IDLE, RequestHeaders): Exchange._request_headers,
+    (State.BODY, RequestBody): Exchange._request_body,
+    (State.RESERVING, Admitted): Exchange._admitted,
+    (State.RESERVING, Refusal): Exchange._refused,
+    (State.UPSTREAM, RequestTrailers): Exchange._pass,
+    (State.UPSTREAM, ResponseHeaders): Exchange._response_headers,
+    (State.BUFFERED, ResponseBody): Exchange._whole_answer,
+    (State.STREAMED, ResponseBody): Exchange._chunk,
+    (State.STREAMED, ResponseTrailers): Exchange._trailers,
+    (State.DONE, ResponseBody): Exchange._chunk_after_done,
+}

@@ -1,0 +1,146 @@
+"""Who calls: where a key may stand in a request, and what the key says. Knows no store and no clock."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final
+from urllib.parse import unquote_plus
+
+from extproc.events import Headers
+from extproc.refusal import Refusal
+
+OUR_PREFIX: Final = "x-tollkeeper-"
+KEY_HEADER: Final = "x-tollkeeper-key"
+_PRIVATE: Final = ("baggage", "x-agent-chain")
+_CREDENTIALS: Final = ("x-api-key", "api-key", "x-goog-api-key")
+_KEY_START: Final = b"tk-"
+_BEARER: Final = b"bearer "
+_MAX_KEY_BYTES: Final = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """An issued key as the directory publishes it; its text is known only by its SHA-256."""
+
+    key_id: str
+    digest: bytes
+    owner: str
+    team: str
+    agent: str
+    workload: str
+    customer: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    status: str = "active"
+    expires_at_us: int | None = None
+
+    def selectors(self, provider: str) -> dict[str, str]:
+        """The label values that a budget's selector is compared with."""
+        return {
+            **self.labels,
+            "key": self.key_id,
+            "owner": self.owner,
+            "principal": self.owner,
+            "team": self.team,
+            "agent": self.agent,
+            "workload": self.workload,
+            "customer": self.customer,
+            "provider": provider,
+        }
+
+
+def key_from_document(document: Mapping[str, Any]) -> Key:
+    """The key in a directory document; raises KeyError or ValueError where it is not one."""
+    return Key(
+        key_id=str(document["key_id"]),
+        digest=bytes.fromhex(document["sha256"]),
+        owner=str(document["owner"]),
+        team=str(document["team"]),
+        agent=str(document["agent"]),
+        workload=str(document["workload"]),
+        customer=str(document.get("customer") or ""),
+        labels={str(k): str(v) for k, v in (document.get("labels") or {}).items()},
+        status=str(document["status"]),
+        expires_at_us=document.get("expires_at_us"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What a request brings to be known by.
+
+    `digest` is the SHA-256 of the key's text, None where there is none. `remove` names the headers
+    that must not reach the provider, and `path` is the path without our key where it stood there.
+    """
+
+    digest: bytes | None
+    remove: tuple[str, ...]
+    path: str | None
+
+
+def present(headers: Headers, path: str) -> Presented:
+    """Find our key in a request and say what to take off it before it goes upstream.
+
+    `x-tollkeeper-key` comes first: then every other credential is the caller's own and stays,
+    unless it is one of our keys too.
+    """
+    remove = [name for name in headers if name.startswith(OUR_PREFIX) or name in _PRIVATE]
+    candidates = [value.strip() for name, value in headers.items() if name == KEY_HEADER]
+    authorization = headers.get("authorization", b"")
+    if authorization[:7].lower() == _BEARER:
+        bearer = authorization[7:].strip()
+        if bearer.startswith(_KEY_START):
+            candidates.append(bearer)
+            remove.append("authorization")
+    for name in _CREDENTIALS:
+        value = headers.get(name, b"").strip()
+        if value.startswith(_KEY_START):
+            candidates.append(value)
+            remove.append(name)
+    clean_path = None
+    if "key=" in path:
+        in_path, clean_path = _key_in_query(path)
+        candidates.extend(in_path)
+    key = candidates[0] if candidates else b""
+    known = key.startswith(_KEY_START) and len(key) <= _MAX_KEY_BYTES
+    return Presented(sha256(key).digest() if known else None, tuple(remove), clean_path)
+
+
+def _key_in_query(path: str) -> tuple[list[bytes], str | None]:
+    """Our keys in `?key=`, and the path without them; None where there was nothing to take away."""
+    bare, _, query = path.partition("?")
+    kept, found = [], []
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        text = unquote_plus(value)
+        if unquote_plus(name) == "key" and text.startswith("tk-"):
+            found.append(text.encode("utf-8", "replace"))
+        else:
+            kept.append(part)
+    if not found:
+        return [], None
+    return found, bare + ("?" + "&".join(kept) if kept else "")
+
+
+def refuse_key(key: Key | None, presented: bool, now_us: int) -> Refusal | None:
+    """Why this key may not call at `now_us`, or None where it may."""
+    if key is None:
+        if presented:
+            return Refusal(status=401, code="key_unknown", message=_UNKNOWN)
+        return Refusal(status=401, code="key_missing", message=_MISSING)
+    if key.status == "revoked":
+        says = f"The key {key.key_id} has been revoked; ask your platform team for a new one."
+        return Refusal(status=401, code="key_revoked", message=says)
+    if key.expires_at_us is not None and key.expires_at_us <= now_us:
+        says = f"The key {key.key_id} has expired; ask your platform team for a new one."
+        return Refusal(status=401, code="key_expired", message=says)
+    if key.status != "active":
+        says = f"The key {key.key_id} is {key.status}; ask your platform team to resume it."
+        return Refusal(status=403, code=f"key_{key.status}", message=says)
+    return None
+
+
+_MISSING: Final = (
+    "This gateway needs a Tollkeeper key (tk-...): send it where the provider's key would stand, "
+    "or in x-tollkeeper-key beside a credential of your own."
+)
+_UNKNOWN: Final = "This Tollkeeper key is not known here; check that it was copied whole."

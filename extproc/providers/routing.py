@@ -1,0 +1,47 @@
+"""Where a call goes: which provider, which of the API modules beside this file reads it, and its own path. Pure."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from extproc.providers import anthropic, azure, openai
+from extproc.providers.shape import Api
+
+APIS: Final[dict[str, Api]] = {"openai": openai, "azure": azure, "anthropic": anthropic}
+_KNOWN: Final = ("openai", "anthropic", "gemini", "bedrock", "azure")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the route's gRPC metadata says; empty strings where the gateway's config says nothing."""
+
+    provider: str = ""
+    api: str = ""
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """`path` is the provider's own: without gateway prefix and query."""
+
+    provider: str
+    api: Api
+    path: str
+
+
+def destination(path: str, told: Told) -> Destination:
+    """Where `path` leads. The route's word wins; without it the gateway's path rules decide."""
+    bare = path.partition("?")[0]
+    provider, prefix = told.provider, told.prefix.rstrip("/")
+    if not provider:
+        first = bare.split("/", 2)[1] if bare.startswith("/") else ""
+        if first in _KNOWN:
+            provider, prefix = first, "/" + first
+        else:
+            provider = "anthropic" if _is_messages(bare) else "openai"
+    if prefix and (bare == prefix or bare.startswith(prefix + "/")):
+        bare = bare[len(prefix) :] or "/"
+    return Destination(provider, APIS.get(told.api or provider, openai), bare)
+
+
+def _is_messages(bare: str) -> bool:
+    return bare == "/v1/messages" or bare.startswith("/v1/messages/")

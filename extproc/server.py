@@ -1,0 +1,190 @@
+"""The gRPC service that Envoy calls, and the life of one worker process. The request path is `Sidecar.process`."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from extproc import envoy
+from extproc.budget import Admitted, Plan, StoreAway, judge
+from extproc.directory import Directory
+from extproc.estimate import Estimates
+from extproc.exchange import Exchange, Reserve
+from extproc.outbox import Outbox, adopt
+from extproc.policy import Policy
+from extproc.providers.routing import Told
+from extproc.refusal import Refusal
+from extproc.settings import Settings
+from extproc.spool import Spool
+from extproc.store import Store
+from ledger.keyspace import Keyspace
+from ledger.price_list import standard_table
+
+log = logging.getLogger(__name__)
+
+MAX_STREAMS: Final = 4096
+"""Calls one worker handles at the same time; Envoy sends further ones to another."""
+_GRACE_S: Final = 25.0
+_DRAIN_S: Final = 5.0
+_MAX_TOLD: Final = 256
+_SERVING: Final = b"\x08\x01"
+_NOT_SERVING: Final = b"\x08\x02"
+
+
+def now() -> int:
+    """Microseconds since the Unix epoch."""
+    return time.time_ns() // 1000
+
+
+def new_event_id(now_us: int) -> str:
+    """A UUIDv7 (RFC 9562): 48 bits of milliseconds, then random bits."""
+    value = int.from_bytes(os.urandom(10), "big")
+    text = f"{now_us // 1000:012x}7{value >> 68:03x}{8 | (value >> 62) & 3:x}{value & (1 << 60) - 1:015x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+class Budgets:
+    """Asks the store and lets `judge` decide."""
+
+    def __init__(self, store: Store, *, open_when_away: bool) -> None:
+        self._store = store
+        self._open_when_away = open_when_away
+
+    async def reserve(self, plan: Plan) -> Admitted | Refusal:
+        """The verdict on a plan. A call that no budget counts needs no store."""
+        if not plan.shares:
+            return Admitted(held=False)
+        reply = await self._store.reserve(plan)
+        if isinstance(reply, StoreAway):
+            log.warning("A call of %s met no budget store: %s.", plan.event_id, reply.says)
+        return judge(plan, reply, now(), open_when_away=self._open_when_away)
+
+
+class Sidecar:
+    """One Envoy stream is one HTTP call is one `Exchange`."""
+
+    def __init__(self, policy: Policy, budgets: Budgets, outbox: Outbox) -> None:
+        self.policy = policy
+        self.budgets = budgets
+        self.outbox = outbox
+        self._told: dict[tuple[Any, ...], Told] = {}
+
+    async def process(
+        self, messages: AsyncIterator[envoy.Request], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[bytes]:
+        exchange = Exchange(self.policy, new_event_id(now()), self._route(context))
+        try:
+            async for message in messages:
+                action = exchange.receive(envoy.decode(message), now())
+                if isinstance(action, Reserve):
+                    action = exchange.receive(await self.budgets.reserve(action.plan), now())
+                    if not exchange.done:
+                        self.outbox.open(exchange.draft(now()))
+                if exchange.done:
+                    self.outbox.put(exchange.close(now()))
+                yield envoy.encode(action, answering=message)
+        finally:
+            self.outbox.put(exchange.close(now()))
+
+    def _route(self, context: grpc.aio.ServicerContext[Any, Any]) -> Told:
+        """What the route's `grpc_initial_metadata` says; the same few for every call, so remembered."""
+        metadata = tuple(
+            (name, value)
+            for name, value in context.invocation_metadata() or ()
+            if name.startswith("x-tollkeeper-")
+        )
+        told = self._told.get(metadata)
+        if told is None:
+            said = dict(metadata)
+            told = Told(
+                provider=str(said.get("x-tollkeeper-provider", "")),
+                api=str(said.get("x-tollkeeper-api", "")),
+                prefix=str(said.get("x-tollkeeper-prefix", "")),
+            )
+            if len(self._told) < _MAX_TOLD:
+                self._told[metadata] = told
+        return told
+
+
+def build_server(process: Any, serving: Callable[[], bool]) -> grpc.aio.Server:
+    """A grpc.aio server of the ext_proc service and of the health check that Envoy asks."""
+
+    async def check(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        return _SERVING if serving() else _NOT_SERVING
+
+    server = grpc.aio.server(
+        options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
+        maximum_concurrent_rpcs=MAX_STREAMS,
+    )
+    handler = grpc.stream_stream_rpc_method_handler(process, request_deserializer=envoy.parse)
+    health = grpc.unary_unary_rpc_method_handler(check)
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(envoy.SERVICE, {"Process": handler}),
+            grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": health}),
+        )
+    )
+    return server
+
+
+async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
+    """One worker: serve its socket until `stop`, then finish open calls and hand over what they cost."""
+    keyspace = Keyspace(settings.org)
+    producer = f"{settings.host}-{index}-{os.urandom(4).hex()}"
+    policy = Policy(
+        keyspace,
+        standard_table(),
+        Estimates(),
+        producer=producer,
+        max_request_bytes=settings.max_request_bytes,
+        max_response_bytes=settings.max_response_bytes,
+        unstated_output_tokens=settings.unstated_output_tokens,
+        hold_ms=settings.hold_s * 1000,
+    )
+    store = Store(settings.redis_url, keyspace)
+    outbox = Outbox(Spool(settings.spool_dir, producer), store)
+    directory = Directory(settings.redis_url, keyspace, policy)
+    budgets = Budgets(store, open_when_away=settings.store_away == "open")
+    sidecar = Sidecar(policy, budgets, outbox)
+    server = build_server(sidecar.process, lambda: policy.ready)
+    path = settings.socket(index)
+    path.unlink(missing_ok=True)
+    server.add_insecure_port(f"unix:{path}")
+    tasks = [
+        asyncio.create_task(directory.run(), name="directory"),
+        asyncio.create_task(outbox.run(), name="outbox"),
+        asyncio.create_task(adopt(settings.spool_dir, store), name="adopt"),
+    ]
+    await server.start()
+    log.info("Worker %d serves %s as producer %s.", index, path, producer)
+    await _until_stopped(stop, tasks)
+    await server.stop(_GRACE_S)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await _hand_over(outbox, path)
+    await directory.close()
+    await store.close()
+
+
+async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for `stop`; a background task that ends before it is a bug, and raises."""
+    stopped = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    if stopped not in done:
+        stopped.cancel()
+        for task in done:
+            task.result()
+
+
+async def _hand_over(outbox: Outbox, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    if await outbox.drain(_DRAIN_S):
+        outbox.forget()
+    else:
+        log.warning("%d events stay in the spool for the next start.", outbox.uncommitted)

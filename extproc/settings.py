@@ -1,0 +1,95 @@
+"""What an operator may set, its default and its environment variable. Wiring: nothing else imports it but wiring."""
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+def _env(name: str, default: Any, says: str) -> Any:
+    return field(default=default, metadata={"env": name, "help": says})
+
+
+class SettingError(ValueError):
+    """A setting has a value that it cannot have; the message says which and what it may be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One sidecar's settings. Flags of the command come first, then the environment, then these defaults."""
+
+    redis_url: str = _env(
+        "TOLLKEEPER_REDIS_URL", "redis://127.0.0.1:6379/0", "counters and the event stream"
+    )
+    org: str = _env("TOLLKEEPER_ORG", "default", "organisation: the hash tag of all names in Redis")
+    socket_dir: Path = _env(
+        "TOLLKEEPER_SOCKET_DIR", Path("/run/tollkeeper"), "where the workers' sockets are"
+    )
+    spool_dir: Path = _env(
+        "TOLLKEEPER_SPOOL_DIR",
+        Path("/var/lib/tollkeeper/spool"),
+        "where events wait for the ledger",
+    )
+    workers: int = _env("TOLLKEEPER_WORKERS", 2, "worker processes, one socket each")
+    store_away: str = _env(
+        "TOLLKEEPER_STORE_AWAY",
+        "closed",
+        "`closed`: 503 while Redis is away; `open`: let calls pass",
+    )
+    max_request_bytes: int = _env(
+        "TOLLKEEPER_MAX_REQUEST_BYTES", 32 * 1024 * 1024, "larger bodies of metered calls get 413"
+    )
+    max_response_bytes: int = _env(
+        "TOLLKEEPER_MAX_RESPONSE_BYTES", 32 * 1024 * 1024, "larger JSON answers pass unread"
+    )
+    unstated_output_tokens: int = _env(
+        "TOLLKEEPER_UNSTATED_OUTPUT_TOKENS",
+        16_384,
+        "held for output when a request states no maximum",
+    )
+    hold_s: int = _env(
+        "TOLLKEEPER_HOLD_S", 900, "seconds after which a hold that nobody settles expires"
+    )
+    host: str = _env(
+        "TOLLKEEPER_HOST", socket.gethostname(), "this machine's name in producer names"
+    )
+
+    def socket(self, index: int) -> Path:
+        """The Unix socket of one worker."""
+        return self.socket_dir / f"extproc-{index}.sock"
+
+
+def from_environment(environment: Mapping[str, str] = os.environ, **flags: Any) -> Settings:
+    """Settings from flags that are not None, then the environment; raises SettingError."""
+    values: dict[str, Any] = {}
+    for each in fields(Settings):
+        raw = flags.get(each.name)
+        if raw is None:
+            raw = environment.get(each.metadata["env"])
+        if raw is not None:
+            values[each.name] = _parse(each.metadata["env"], each.default, raw)
+    settings = Settings(**values)
+    if settings.store_away not in ("open", "closed"):
+        raise SettingError("TOLLKEEPER_STORE_AWAY must be `open` or `closed`.")
+    if not 1 <= settings.workers <= 64:
+        raise SettingError("TOLLKEEPER_WORKERS must be a number from 1 to 64.")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", settings.host):
+        raise SettingError("TOLLKEEPER_HOST may have letters, digits, dots and dashes only.")
+    return settings
+
+
+def _parse(name: str, default: Any, raw: Any) -> Any:
+    if isinstance(default, Path):
+        return Path(raw)
+    if isinstance(default, int):
+        try:
+            number = int(raw)
+        except ValueError:
+            number = 0
+        if number < 1:
+            raise SettingError(f"{name} must be a whole number above zero, not {raw!r}.")
+        return number
+    return str(raw)

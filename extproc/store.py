@@ -1,0 +1,121 @@
+"""The budget store: two scripts and the epoch they must agree on. Knows Redis, and neither budgets' meaning nor HTTP."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Final
+
+import orjson
+
+from extproc.budget import Plan, Reserved, Standing, StoreAway
+from extproc.resp import Connection, StoreError
+from extproc.spool import Unsettled
+from ledger.keyspace import Keyspace
+
+MAX_STREAM_ENTRIES: Final = 500_000
+"""Events that may wait in Redis for the ledger; further ones wait in the spools."""
+_RESERVE_TIMEOUT_S: Final = 1.0
+_SETTLE_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the store has of this producer. `full`: the stream takes no more now; `gap`: earlier events are missing."""
+
+    last: int
+    committed: int
+    full: bool = False
+    gap: bool = False
+
+
+class Script:
+    """A Lua script by its digest; its text is sent when the server does not know it."""
+
+    def __init__(self, name: str) -> None:
+        self._text = files("extproc").joinpath("lua", name).read_bytes()
+        self._sha = hashlib.sha1(self._text, usedforsecurity=False).hexdigest()
+
+    async def run(
+        self, connection: Connection, keys: Sequence[str], args: Sequence[Any], timeout_s: float
+    ) -> Any:
+        command = (self._sha, len(keys), *keys, *args)
+        try:
+            return await connection.call("EVALSHA", *command, timeout_s=timeout_s)
+        except StoreError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        return await connection.call("EVAL", self._text, *command[1:], timeout_s=timeout_s)
+
+
+class Store:
+    """Reserve and settle against one Redis."""
+
+    def __init__(self, url: str, keyspace: Keyspace) -> None:
+        self._connection = Connection(url)
+        self._keyspace = keyspace
+        self._epoch = b""
+        self._reserve, self._settle = Script("reserve.lua"), Script("settle.lua")
+        self._void = Script("void.lua")
+
+    async def reserve(self, plan: Plan) -> Reserved | StoreAway:
+        """Hold every share of the plan or none. Never raises."""
+        names = self._keyspace
+        keys = [names.epoch, names.holds, names.hold_expiry]
+        args: list[Any] = []
+        hold: list[str | int] = []
+        for share in plan.shares:
+            keys.append(share.counter)
+            args += (share.amount, share.budget.amount, share.expires_at_ms)
+            hold += (share.counter, share.amount)
+        try:
+            for _ in range(2):
+                head = (self._epoch, plan.event_id, plan.expires_at_ms, orjson.dumps(hold))
+                reply = await self._reserve.run(
+                    self._connection, keys, (*head, *args), _RESERVE_TIMEOUT_S
+                )
+                if reply[0] >= 0:
+                    pairs = zip(reply[1::2], reply[2::2], strict=True)
+                    return Reserved(reply[0] == 1, tuple(Standing(u, h) for u, h in pairs))
+                await self.learn_epoch()
+        except StoreError as error:
+            return StoreAway(str(error))
+        return StoreAway("its counters are not rebuilt from the books yet")
+
+    async def settle(self, producer: str, batch: Sequence[Unsettled]) -> Settled:
+        """Hand over the producer's next events, in order; raises StoreError. Safe to repeat."""
+        names = self._keyspace
+        keys = (
+            *(names.epoch, names.holds, names.hold_expiry),
+            *(names.producers, names.committed, names.events),
+        )
+        args: list[Any] = [self._epoch, producer, MAX_STREAM_ENTRIES]
+        for item in batch:
+            args += (item.seq, item.event_id, item.payload, item.counters)
+        status, last, committed = await self._settle.run(
+            self._connection, keys, args, _SETTLE_TIMEOUT_S
+        )
+        if status == -1:
+            await self.learn_epoch()
+            raise StoreError("its counters have been rebuilt; sending again")
+        return Settled(last, committed, full=status == 0, gap=status == -2)
+
+    async def extend(self, event_ids: Sequence[str], expires_at_ms: int) -> None:
+        """Let the holds of calls still under way live longer; raises StoreError."""
+        pairs = [part for event_id in event_ids for part in (expires_at_ms, event_id)]
+        await self._connection.call("ZADD", self._keyspace.hold_expiry, "XX", *pairs)
+
+    async def ask_for_rebuild(self) -> None:
+        """Declare this generation of counters void, so that the ledger rebuilds them from the books."""
+        await self._void.run(self._connection, (self._keyspace.epoch,), (self._epoch,), 1.0)
+        self._epoch = b""
+
+    async def learn_epoch(self) -> None:
+        """Read which generation of counters is in force; raises StoreError while there is none."""
+        epoch = await self._connection.call("GET", self._keyspace.epoch)
+        if epoch is None:
+            raise StoreError("its counters are not rebuilt from the books yet")
+        self._epoch = epoch
+
+    async def close(self) -> None:
+        await self._connection.close()
