@@ -1,4 +1,6 @@
-"""The `extproc` command: a parent that keeps N worker processes alive, and the worker itself. Wiring."""
+"""The `extproc` command: a parent that keeps N worker processes alive, and the worker itself.
+Wiring.
+"""
 
 import asyncio
 import ctypes
@@ -35,7 +37,9 @@ _PR_SET_PDEATHSIG: Final = 1
 @click.option("--redis-url", help="Counters and the event stream.")
 @click.option("--worker", type=int, hidden=True, help="Be worker number N.")
 def main(worker: int | None, **flags: Any) -> None:
-    """Envoy's external processor: meters, attributes and enforces every call. Settings also come from TOLLKEEPER_*."""
+    """Envoy's external processor: meters, attributes and enforces every call. Settings also come
+    from TOLLKEEPER_*.
+    """
     try:
         settings = from_environment(**flags)
         settings.socket_dir.mkdir(parents=True, exist_ok=True)
@@ -57,6 +61,8 @@ def _work(settings: Settings, index: int) -> None:
     import uvloop
 
     from extproc.server import serve
+
+    settings.socket(index).unlink(missing_ok=True)  # left by a killed worker; gRPC would refuse it
 
     async def run() -> None:
         stop = asyncio.Event()

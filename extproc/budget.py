@@ -1,7 +1,8 @@
-"""The budget decision around the store: plan what to hold, judge what came back. Knows no store and no clock.
+"""The budget decision around the store: plan what to hold, judge what came back. Knows no store and
+no clock.
 
-`plan` says which counters a call must fit into and how much it takes from each. The store adds all of
-it or none. `judge` turns the counters that the store saw into an admission or a refusal.
+`plan` says which counters a call must fit into and how much it takes from each. The store adds all
+of it or none. `judge` turns the counters that the store saw into an admission or a refusal.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ STORE_RETRY_S: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one call takes from one budget's counter: nanodollars or tokens, as the budget's unit says."""
+    """What one call takes from one budget's counter: nanodollars or tokens, as the budget's unit
+    says.
+    """
 
     counter: str
     amount: int
@@ -44,7 +47,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a counter held when the store looked: settled and reserved amounts."""
+    """What a counter held when the store looked."""
 
     used: int
     held: int
@@ -52,7 +55,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """The store's answer. `standings` are in the plan's order, before this call's hold was added."""
+    """The store's answer. `standings`: in the plan's order, before this call's hold was added."""
 
     admitted: bool
     standings: tuple[Standing, ...]
@@ -75,7 +78,7 @@ class Admitted:
 def shares(
     keyspace: Keyspace, budgets: tuple[Budget, ...], at_us: int, nanos: int, tokens: int
 ) -> tuple[Share, ...]:
-    """What a call that started at `at_us` takes from each budget, for a hold or for its settlement."""
+    """What a call started at `at_us` takes from each budget, for its hold or its settlement."""
     taken = []
     for budget in budgets:
         window = window_at(budget.per, budget.time_zone, at_us)
@@ -87,14 +90,17 @@ def shares(
 def judge(
     plan: Plan, reply: Reserved | StoreAway, now_us: int, *, open_when_away: bool
 ) -> Admitted | Refusal:
-    """Admit or refuse. This is the one place that decides whether a lost store opens or closes the gate."""
+    """Admit or refuse. This is the one place that decides whether a lost store opens or closes the
+    gate.
+    """
     if isinstance(reply, StoreAway):
         if open_when_away:
             return Admitted(held=False)
         return Refusal(
             status=503,
             code="budget_store_away",
-            message=f"The budget store cannot be asked ({reply.says}), so the call was not let through; try again.",
+            message=f"The budget store cannot be asked ({reply.says}): the call was not let "
+            "through; try again.",
             limit_source="store",
             retry_after_s=STORE_RETRY_S,
         )
@@ -132,7 +138,8 @@ def _refuse(share: Share, standing: Standing, now_us: int) -> Refusal | None:
     return Refusal(
         status=status,
         code=code,
-        message=f"This call {says}: {_show(max(left, 0), budget)} of {_show(budget.amount, budget)} left.",
+        message=f"This call {says}: {_show(max(left, 0), budget)} of "
+        f"{_show(budget.amount, budget)} left.",
         limit_source=budget.limit_source,
         limit=budget.name,
         unit=budget.unit,

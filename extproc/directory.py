@@ -1,4 +1,5 @@
-"""Keeps the policy at what the ledger has published: one snapshot, then every change as it comes. Knows Redis.
+"""Keeps the policy at what the ledger has published: one snapshot, then every change as it comes.
+Knows Redis.
 
 While the store is away the last known directory stays in force.
 """
@@ -34,7 +35,9 @@ class Directory:
         self._policy = policy
 
     async def run(self) -> None:
-        """Follow for ever; reads a new snapshot whenever the connection was lost or a change was missed."""
+        """Follow for ever; reads a new snapshot whenever the connection was lost or a change was
+        missed.
+        """
         while True:
             try:
                 await self._follow(await self._snapshot())
@@ -45,8 +48,9 @@ class Directory:
     async def _snapshot(self) -> bytes:
         """Take the whole directory; the id of the last change that it contains."""
         names, call = self._keyspace, self._connection.call
-        while (version := await call("GET", names.directory_version)) is None:
-            await asyncio.sleep(_RETRY_S)
+        version = await call("GET", names.directory_version)
+        if version is None:
+            raise StoreError("the ledger has not published it yet")
         newest = await call("XREVRANGE", names.directory_changes, "+", "-", "COUNT", 1)
         position: bytes = newest[0][0] if newest else b"0-0"
         documents: dict[str, Mapping[str, Any]] = {}

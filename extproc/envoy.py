@@ -1,4 +1,6 @@
-"""Envoy's messages as our events, our actions as Envoy's replies. The only file that knows the protobuf."""
+"""Envoy's messages as our events, our actions as Envoy's replies. The only file that knows the
+protobuf.
+"""
 
 from typing import Final
 

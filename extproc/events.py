@@ -1,10 +1,14 @@
-"""What Envoy tells the exchange, and what the exchange answers. Values only; knows no protobuf and no policy."""
+"""What Envoy tells the exchange, and what the exchange answers. Values only; knows no protobuf and
+no policy.
+"""
 
 from dataclasses import dataclass
 from enum import Enum, auto
 
 Headers = dict[str, bytes]
-"""Header values by lower-case name, as raw bytes: values need not be UTF-8. Repeated names are joined with a comma."""
+"""Header values by lower-case name, as raw bytes: values need not be UTF-8. Repeated names are
+joined with a comma.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,11 @@ class BodyMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Continue:
-    """Go on with headers or body, changed as said. `body` replaces the message's body; `b""` drops it.
+    """Go on with headers or body, changed as said. `body` replaces the message's body; `b""` drops
+    it.
 
-    `response_body` overrides how the response's body is sent (only in answer to headers); likewise `request_body`.
+    `response_body` overrides how the response's body is sent (only in answer to headers); likewise
+    `request_body`.
     """
 
     set_headers: tuple[tuple[str, bytes], ...] = ()

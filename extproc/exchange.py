@@ -2,28 +2,31 @@
 
 Theory of operation
 -------------------
-Envoy opens one gRPC stream per HTTP call and sends what it sees, message by message. Each message becomes an
-event for `Exchange.receive`, and each event gets exactly one action back, because Envoy wants exactly one reply.
-One action cannot be sent as it is: `Reserve` asks the world to set money aside, and its verdict (`Admitted` or a
-`Refusal`) is received like any other event; the action that answers the verdict answers the message.
+Envoy opens one gRPC stream per HTTP call and sends what it sees, message by message. Each message
+becomes an event for `Exchange.receive`, and each event gets exactly one action back, because Envoy
+wants exactly one reply. One action cannot be sent as it is: `Reserve` asks the world to set money
+aside, and its verdict (`Admitted` or a `Refusal`) is received like any other event; the action that
+answers the verdict answers the message.
 
-A call is refused only before it goes upstream, by `Respond`; after that it is only watched. It is `done` when
-nothing that can still arrive would change its event: refused, a whole answer read, or the API's last word seen in
-a stream. The caller hands the event over as soon as the exchange is done and *before* it sends the reply, so that
-no client has seen the end of an answer that is not on record. A stream that ends earlier is closed as it stands.
+A call is refused only before it goes upstream, by `Respond`; after that it is only watched. It is
+`done` when nothing that can still arrive would change its event: refused, a whole answer read, or
+the API's last word seen in a stream. The caller hands the event over as soon as the exchange is
+done and *before* it sends the reply, so that no client has seen the end of an answer that is not on
+record. A stream that ends earlier is closed as it stands.
 
 States
 ------
 IDLE        nothing has come yet
-BODY        the key is good; waiting for the whole request body, which names the model and the maximum
+BODY        the key is good; waiting for the whole request body, which names model and maximum
 RESERVING   `Reserve` is out; waiting for the verdict
 UPSTREAM    admitted; waiting for the response headers
 BUFFERED    waiting for the whole response body
 STREAMED    reading a response as it passes
 DONE        the event is settled; whatever comes is let pass unchanged
 
-A message that the table below does not have is Envoy out of step. Before admission it is refused, since nothing may
-go upstream unmetered; after admission it is let pass, since the answer is paid for.
+A message that the table below does not have is Envoy out of step. Before admission it is refused,
+since nothing may go upstream unmetered; after admission it is let pass, since the answer is paid
+for.
 """
 
 from collections.abc import Callable
@@ -162,7 +165,9 @@ class Exchange:
         return self._want_body(event, changes, presented.remove)
 
     def _admit_unread(self, now_us: int) -> Action:
-        """A call whose body we do not read: free ones go, the others must find their budgets not yet spent."""
+        """A call whose body we do not read: free ones go, the others must find their budgets not
+        yet spent.
+        """
         if self._call.method in FREE_METHODS:
             self.state = State.UPSTREAM
             return self._onward
@@ -299,12 +304,11 @@ class Exchange:
 
     def _response_mode(self, headers: Headers) -> BodyMode:
         """Whether we read this answer, and how."""
-        call = self._call
-        if call.free:
+        if self._call.operation == "other":
             return BodyMode.NONE
         content_type = headers.get("content-type", b"").partition(b";")[0].strip().lower()
         kind = content_type.decode("latin-1")
-        if kind == "text/event-stream" and call.operation != "other":
+        if kind == "text/event-stream":
             return BodyMode.STREAMED
         length = headers.get("content-length", b"")
         if length.isdigit() and int(length) > self._policy.max_response_bytes:
@@ -329,9 +333,15 @@ class Exchange:
         except InflateError:
             body = b""
         call.answer = answer = self._destination.api.read_answer(call.operation, body)
-        failed = call.http_status >= 400 or answer.failed
-        readable = call.operation == "other" or answer.usage is not None or answer.output_bytes > 0
-        call.outcome = "ok" if readable and not failed else "provider_error"
+        readable = answer.usage is not None or answer.output_bytes > 0
+        if call.http_status >= 400 or answer.failed:
+            call.outcome = "provider_error"
+        elif readable:
+            call.outcome = "ok"
+        else:
+            cut = not answer.complete and body.lstrip().startswith(b"{")
+            call.outcome = "provider_gone" if cut else "provider_error"
+            answer.complete = not cut
         self.state = State.DONE
         cost = meter(call, self._policy, now_us).event.cost_nanos
         if cost is None:
@@ -352,7 +362,9 @@ class Exchange:
         return CONTINUE if body is None else Continue(body=body)
 
     def _chunk_after_done(self, event: ResponseBody, now_us: int) -> Action:
-        """What follows the last word passes through the same filter, so that the client's bytes stay whole."""
+        """What follows the last word passes through the same filter, so that the client's bytes
+        stay whole.
+        """
         if self._reading is None:
             return CONTINUE
         body = self._reading.feed(event.body, event.ended)
@@ -367,7 +379,9 @@ class Exchange:
         return CONTINUE
 
     def _decoded(self, body: bytes, limit: int) -> bytes:
-        """`body` without its content coding; raises InflateError for what cannot or must not be decoded."""
+        """`body` without its content coding; raises InflateError for what cannot or must not be
+        decoded.
+        """
         if self._content_encoding in ("", "identity"):
             return body
         inflate = open_inflate(self._content_encoding, limit)

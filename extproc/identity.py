@@ -1,4 +1,6 @@
-"""Who calls: where a key may stand in a request, and what the key says. Knows no store and no clock."""
+"""Who calls: where a key may stand in a request, and what the key says. Knows no store and no
+clock.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

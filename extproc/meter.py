@@ -1,4 +1,6 @@
-"""From what the exchange saw to one metered event and its settlement. Knows no clock, no store and no protobuf."""
+"""From what the exchange saw to one metered event and its settlement. Knows no clock, no store and
+no protobuf.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -49,9 +51,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The event, and what it adds to each counter in place of its hold. The outbox gives the event its seq.
+    """The event, and what it adds to each counter in place of its hold. The outbox gives the event
+    its seq.
 
-    `counters` is flat, as the store's script takes it: counter, amount, end of life in Unix ms, and so on.
+    `counters` is flat, as the store's script takes it: counter, amount, end of life in Unix ms, and
+    so on.
     """
 
     event: MeteredEvent
@@ -164,7 +168,7 @@ def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
 
 
 def _model(call: Call, answer: Answer, usage: Usage) -> str:
-    """The provider's own name for the model; the requested one only where tokens were spent on it."""
+    """The provider's own name for the model; the requested one only where tokens were spent."""
     if answer.model:
         return answer.model
     spent = usage.input_tokens or usage.output_tokens
@@ -174,7 +178,9 @@ def _model(call: Call, answer: Answer, usage: Usage) -> str:
 def _cost(
     call: Call, policy: Policy, usage: Usage, model: str, service_tier: str
 ) -> tuple[int | None, str]:
-    """Nanodollars and where the price comes from; None where something was used and its price is unknown."""
+    """Nanodollars and where the price comes from; None where something was used and its price is
+    unknown.
+    """
     if call.refusal is not None or (call.http_status >= 400 and usage == Usage()):
         return 0, "none"
     if call.free:

@@ -1,4 +1,6 @@
-"""How the sidecar speaks to its operator: one line per thing worth knowing, on stderr. Knows no request."""
+"""How the sidecar speaks to its operator: one line per thing worth knowing, on stderr. Knows no
+request.
+"""
 
 import logging
 

@@ -1,6 +1,8 @@
-"""From a finished call to the store: number it, spool it, settle it, and forget it when the books have it.
+"""From a finished call to the store: number it, spool it, settle it, and forget it when the books
+have it.
 
-Knows neither HTTP nor money. `put` and `open` never wait: they run while a stream is being cancelled.
+Knows neither HTTP nor money. `put` and `open` never wait: they run while a stream is being
+cancelled.
 """
 
 import asyncio
@@ -31,7 +33,9 @@ _ADOPT_EVERY_S: Final = 5.0
 
 
 class Outbox:
-    """Ships the events of one producer in the order of their seq, each until the ledger has committed it."""
+    """Ships the events of one producer in the order of their seq, each until the ledger has
+    committed it.
+    """
 
     def __init__(self, spool: Spool, store: Store, last_seq: int = 0) -> None:
         self._spool = spool
@@ -153,7 +157,7 @@ class Outbox:
             await asyncio.sleep(_FULL_S)
         elif settled.gap and not await self._refill(settled.last):
             log.error(
-                "The store has lost events after seq %d that the books already hold; it is rebuilt.",
+                "The store lost events after seq %d that the books hold; it is rebuilt.",
                 settled.last,
             )
             await self._store.ask_for_rebuild()
@@ -168,7 +172,9 @@ class Outbox:
         return batch
 
     async def _refill(self, last: int) -> bool:
-        """Put what the store lacks in front again, from the spool; False where it is no longer there."""
+        """Put what the store lacks in front again, from the spool; False where it is no longer
+        there.
+        """
         older = self._spool.read_from(last + 1, BATCH)
         if not older or older[0].seq != last + 1:
             return bool(self._pending) and self._pending[0].seq == last + 1

@@ -1,4 +1,6 @@
-"""What a sidecar enforces: keys and budgets as last published, rates and estimates. Knows no store and no clock."""
+"""What a sidecar enforces: keys and budgets as last published, rates and estimates. Knows no store
+and no clock.
+"""
 
 import logging
 from collections.abc import Mapping

@@ -1,4 +1,6 @@
-"""A streamed answer as it passes: decode, split into events, read usage, take out what we asked for. Pure."""
+"""A streamed answer as it passes: decode, split into events, read usage, take out what we asked
+for. Pure.
+"""
 
 from extproc.inflate import InflateError, open_inflate
 from extproc.providers.shape import Answer, Stream
@@ -6,11 +8,12 @@ from extproc.sse import EventStream
 
 
 class StreamedAnswer:
-    """Feeds a provider's stream reader, chunk by chunk, whatever the chunking and the content coding.
+    """Feeds a provider's stream reader, chunk by chunk, whatever the chunking and the content
+    coding.
 
-    `remove_usage`: the usage-only event is there because we asked for it, so it is taken out; the other
-    bytes reach the client as they came, decoded where they came compressed. A stream in a coding that
-    cannot be decoded passes unread.
+    `remove_usage`: the usage-only event is there because we asked for it, so it is taken out; the
+    other bytes reach the client as they came, decoded where they came compressed. A stream in a
+    coding that cannot be decoded passes unread.
     """
 
     def __init__(self, stream: Stream, content_encoding: str, *, remove_usage: bool) -> None:
@@ -27,7 +30,9 @@ class StreamedAnswer:
         return self._stream.answer
 
     def feed(self, chunk: bytes, ended: bool) -> bytes | None:
-        """Read one chunk. None: it passes as it is; else the bytes that go to the client in its place."""
+        """Read one chunk. None: it passes as it is; else the bytes that go to the client in its
+        place.
+        """
         if self._unreadable:
             return b"" if self.decoded else None
         plain = chunk

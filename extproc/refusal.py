@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Final
 
 RETRY_HORIZON_S: Final = 60
-"""The official SDKs wait for a `Retry-After` of at most a minute; a longer wait is no use to their own retry."""
+"""The official SDKs wait for a `Retry-After` of at most a minute; a longer wait is no use to their
+own retry.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,8 +15,8 @@ class Refusal:
 
     `code` is stable and is what events and metrics carry. `message` is one sentence for the caller.
     `limit_source` says what kind of limit refused (`budget`, `key` ...), `limit` its name, `left`
-    what is left of it in `unit` (`usd`: nanodollars, or `tokens`) and `resets_at_us` when its window
-    turns. `retry_after_s` is when the same call may succeed, None where it never will.
+    what is left of it in `unit` (`usd`: nanodollars, or `tokens`) and `resets_at_us` when its
+    window turns. `retry_after_s` is when the same call may succeed, None where it never will.
     """
 
     status: int

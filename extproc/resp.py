@@ -1,7 +1,9 @@
-"""One pipelined connection to Redis or Valkey. Knows commands as bytes, and neither budgets nor events.
+"""One pipelined connection to Redis or Valkey. Knows commands as bytes, and neither budgets nor
+events.
 
-The request path asks the store once per call, so the price of asking matters: calls of one turn of the event loop
-share a write, and hiredis does the parsing. Measured at about a quarter of the CPU of a general client.
+The request path asks the store once per call, so the price of asking matters: calls of one turn of
+the event loop share a write, and hiredis does the parsing. Measured at about a quarter of the CPU
+of a general client.
 """
 
 import asyncio
@@ -108,7 +110,9 @@ class Connection(asyncio.Protocol):
         self._lost(StoreError("the connection was closed"))
 
     async def call(self, *command: str | bytes | int, timeout_s: float = 1.0) -> Any:
-        """The reply; raises StoreError. A command that got no answer may have been carried out or not."""
+        """The reply; raises StoreError. A command that got no answer may have been carried out or
+        not.
+        """
         if self._transport is None:
             await self.open()
         try:

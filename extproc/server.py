@@ -1,11 +1,12 @@
-"""The gRPC service that Envoy calls, and the life of one worker process. The request path is `Sidecar.process`."""
+"""The gRPC service that Envoy calls, and the life of one worker process. The request path is
+`Sidecar.process`.
+"""
 
 import asyncio
 import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -44,7 +45,8 @@ def now() -> int:
 def new_event_id(now_us: int) -> str:
     """A UUIDv7 (RFC 9562): 48 bits of milliseconds, then random bits."""
     value = int.from_bytes(os.urandom(10), "big")
-    text = f"{now_us // 1000:012x}7{value >> 68:03x}{8 | (value >> 62) & 3:x}{value & (1 << 60) - 1:015x}"
+    variant = 8 | (value >> 62) & 3
+    text = f"{now_us // 1000:012x}7{value >> 68:03x}{variant:x}{value & (1 << 60) - 1:015x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
@@ -92,7 +94,9 @@ class Sidecar:
             self.outbox.put(exchange.close(now()))
 
     def _route(self, context: grpc.aio.ServicerContext[Any, Any]) -> Told:
-        """What the route's `grpc_initial_metadata` says; the same few for every call, so remembered."""
+        """What the route's `grpc_initial_metadata` says; the same few for every call, so
+        remembered.
+        """
         metadata = tuple(
             (name, value)
             for name, value in context.invocation_metadata() or ()
@@ -133,7 +137,9 @@ def build_server(process: Any, serving: Callable[[], bool]) -> grpc.aio.Server:
 
 
 async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
-    """One worker: serve its socket until `stop`, then finish open calls and hand over what they cost."""
+    """One worker: serve its socket until `stop`, then finish open calls and hand over what they
+    cost.
+    """
     keyspace = Keyspace(settings.org)
     producer = f"{settings.host}-{index}-{os.urandom(4).hex()}"
     policy = Policy(
@@ -153,7 +159,6 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
     sidecar = Sidecar(policy, budgets, outbox)
     server = build_server(sidecar.process, lambda: policy.ready)
     path = settings.socket(index)
-    path.unlink(missing_ok=True)
     server.add_insecure_port(f"unix:{path}")
     tasks = [
         asyncio.create_task(directory.run(), name="directory"),
@@ -167,7 +172,7 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await _hand_over(outbox, path)
+    await _hand_over(outbox)
     await directory.close()
     await store.close()
 
@@ -182,8 +187,7 @@ async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -
             task.result()
 
 
-async def _hand_over(outbox: Outbox, path: Path) -> None:
-    path.unlink(missing_ok=True)
+async def _hand_over(outbox: Outbox) -> None:
     if await outbox.drain(_DRAIN_S):
         outbox.forget()
     else:

@@ -1,4 +1,6 @@
-"""What an operator may set, its default and its environment variable. Wiring: nothing else imports it but wiring."""
+"""What an operator may set, its default and its environment variable. Wiring: nothing else imports
+it but wiring.
+"""
 
 import os
 import re
@@ -19,7 +21,9 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One sidecar's settings. Flags of the command come first, then the environment, then these defaults."""
+    """One sidecar's settings. Flags of the command come first, then the environment, then these
+    defaults.
+    """
 
     redis_url: str = _env(
         "TOLLKEEPER_REDIS_URL", "redis://127.0.0.1:6379/0", "counters and the event stream"

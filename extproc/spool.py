@@ -1,11 +1,13 @@
-"""Events on the local disk until the ledger has committed them. Knows files, and neither Redis nor what an event means.
+"""Events on the local disk until the ledger has committed them. Knows files, and neither Redis nor
+what an event means.
 
-A record reaches the operating system before the client sees the end of its answer, so it survives the death of the
-process. Calls under way are recorded too: what a dead process leaves open is turned into events by whoever adopts its
-files. Each producer owns its files by a lock that the operating system drops when the process dies.
+A record reaches the operating system before the client sees the end of its answer, so it survives
+the death of the process. Calls under way are recorded too: what a dead process leaves open is
+turned into events by whoever adopts its files. Each producer owns its files by a lock that the
+operating system drops when the process dies.
 
-Record: u32 length, u32 CRC-32 of the rest, then u8 kind, u64 seq, u32 length of the counters, counters, payload
-(little-endian). A torn or damaged record ends the reading of its file.
+Record: u32 length, u32 CRC-32 of the rest, then u8 kind, u64 seq, u32 length of the counters,
+counters, payload (little-endian). A torn or damaged record ends the reading of its file.
 """
 
 import fcntl
@@ -30,7 +32,9 @@ _EVENT: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """One numbered event on its way: its serialised form, and its counters as the store's script takes them (JSON)."""
+    """One numbered event on its way: its serialised form, and its counters as the store's script
+    takes them (JSON).
+    """
 
     seq: int
     event_id: str
@@ -47,7 +51,9 @@ class _File:
 
 
 class Spool:
-    """The files of one producer. Raises OSError where the disk does, BlockingIOError where another process owns them."""
+    """The files of one producer. Raises OSError where the disk does, BlockingIOError where another
+    process owns them.
+    """
 
     def __init__(self, folder: Path, producer: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +127,7 @@ class Spool:
             del self._files[0]
 
     def load(self) -> tuple[int, list[Unsettled]]:
-        """Read the files of a dead producer: the last seq it gave, and its calls that never ended."""
+        """Read a dead producer's files: the last seq it gave, and its calls that never ended."""
         opened: dict[str, tuple[Unsettled, _File]] = {}
         last_seq = 0
         for path in sorted(self._folder.glob(f"{self.producer}.*.spool")):

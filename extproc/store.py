@@ -1,4 +1,6 @@
-"""The budget store: two scripts and the epoch they must agree on. Knows Redis, and neither budgets' meaning nor HTTP."""
+"""The budget store: two scripts and the epoch they must agree on. Knows Redis, and neither budgets'
+meaning nor HTTP.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,7 +23,9 @@ _SETTLE_TIMEOUT_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What the store has of this producer. `full`: the stream takes no more now; `gap`: earlier events are missing."""
+    """What the store has of this producer. `full`: the stream takes no more now; `gap`: earlier
+    events are missing.
+    """
 
     last: int
     committed: int
@@ -106,7 +110,9 @@ class Store:
         await self._connection.call("ZADD", self._keyspace.hold_expiry, "XX", *pairs)
 
     async def ask_for_rebuild(self) -> None:
-        """Declare this generation of counters void, so that the ledger rebuilds them from the books."""
+        """Declare this generation of counters void, so that the ledger rebuilds them from the
+        books.
+        """
         await self._void.run(self._connection, (self._keyspace.epoch,), (self._epoch,), 1.0)
         self._epoch = b""
 

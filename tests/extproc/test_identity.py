@@ -24,7 +24,8 @@ DIGEST = sha256(KEY.encode()).digest()
     ],
 )
 def test_key_is_found_and_removed(name: str, value: str) -> None:
-    """Every place where an SDK puts its credential is read, and our key never goes on from there."""
+    """Every place where an SDK puts its credential is read, and our key never goes on from there.
+    """
     presented = present({name: value.encode(), "accept": b"*/*"}, "/v1/models")
     assert presented.digest == DIGEST
     assert presented.remove == (name,)
@@ -46,7 +47,9 @@ def test_own_credential_stays_beside_our_header() -> None:
 
 
 def test_a_second_key_of_ours_never_leaves() -> None:
-    """A key of ours in a provider's header is removed even when another header identified the caller."""
+    """A key of ours in a provider's header is removed even when another header identified the
+    caller.
+    """
     headers = {"x-tollkeeper-key": KEY.encode(), "x-api-key": b"tk-other-secret"}
     assert set(present(headers, "/").remove) == {"x-tollkeeper-key", "x-api-key"}
 

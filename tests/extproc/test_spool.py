@@ -1,4 +1,6 @@
-"""The spool keeps what was recorded, through torn writes and dead processes, until the ledger has it."""
+"""The spool keeps what was recorded, through torn writes and dead processes, until the ledger has
+it.
+"""
 
 import random
 from pathlib import Path
