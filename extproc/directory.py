@@ -22,6 +22,8 @@ MAX_DOCUMENTS: Final = 1_000_000
 _BLOCK_MS: Final = 1000
 _CHANGES: Final = 1000
 _RETRY_S: Final = 0.25
+_SAY_EVERY: Final = 40
+"""Failures in a row between two lines about them."""
 _CHECK_EVERY: Final = 30
 """Reads of the change stream between two looks at whether a change was missed."""
 
@@ -38,11 +40,16 @@ class Directory:
         """Follow for ever; reads a new snapshot whenever the connection was lost or a change was
         missed.
         """
+        failures = 0
         while True:
             try:
-                await self._follow(await self._snapshot())
+                position = await self._snapshot()
+                failures = 0
+                await self._follow(position)
             except StoreError as error:
-                log.warning("The directory cannot be followed now (%s).", error)
+                if failures % _SAY_EVERY == 0:
+                    log.warning("The directory cannot be followed now (%s).", error)
+                failures += 1
             await asyncio.sleep(_RETRY_S)
 
     async def _snapshot(self) -> bytes:
@@ -61,7 +68,8 @@ class Directory:
                 _take(documents, name, text)
             if cursor == b"0":
                 break
-        self._policy.replace(documents, int(version))
+        for complaint in self._policy.replace(documents, int(version)):
+            log.error(complaint)
         return position
 
     async def _follow(self, position: bytes) -> None:
@@ -78,7 +86,8 @@ class Directory:
                 pairs = dict(zip(fields[::2], fields[1::2], strict=True))
                 _take(documents, pairs.get(b"name", b""), pairs.get(b"document", b""))
                 for name, document in documents.items():
-                    self._policy.change(name, document)
+                    if complaint := self._policy.change(name, document):
+                        log.error(complaint)
             if turn % _CHECK_EVERY == 0 and not reply:
                 version = await call("GET", names.directory_version)
                 if version is not None and int(version) != self._policy.version:

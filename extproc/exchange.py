@@ -269,7 +269,8 @@ class Exchange:
         if refusal.retry_after_s is not None:
             headers.append(("retry-after", str(refusal.retry_after_s).encode()))
         self.state = State.DONE
-        return Respond(refusal.status, tuple(headers), api.refuse(refusal), refusal.code)
+        details = f"tollkeeper_{refusal.code}"  # Envoy leaves such a reply as it is
+        return Respond(refusal.status, tuple(headers), api.refuse(refusal), details)
 
     def _response_headers(self, event: ResponseHeaders, now_us: int) -> Action:
         headers, call = event.headers, self._call

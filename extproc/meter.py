@@ -123,8 +123,8 @@ def rates_for(call: Call, policy: Policy, model: str, service_tier: str) -> Rate
 
 
 def clip(text: str) -> str:
-    """Text from outside as an event may keep it: bounded, and valid UTF-8."""
-    return text[:_MAX_TEXT].encode("utf-8", "replace").decode()
+    """Text from outside as an event may keep it: bounded, valid UTF-8, and without NUL."""
+    return text[:_MAX_TEXT].encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
 
 
 def _labels(key: Key) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 and no clock.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -12,8 +11,6 @@ from extproc.identity import Key, key_from_document
 from ledger.budgets import Budget, from_document, matches
 from ledger.keyspace import Keyspace
 from ledger.prices import RateTable
-
-log = logging.getLogger(__name__)
 
 MAX_BINDINGS: Final = 50_000
 """Remembered (key, provider) -> budgets pairs; the memory starts over when it is full."""
@@ -53,24 +50,28 @@ class Policy:
             self._bindings[wanted] = found
         return found
 
-    def replace(self, documents: Mapping[str, Mapping[str, Any]], version: int) -> None:
-        """Take a whole snapshot: what it does not name is gone."""
+    def replace(self, documents: Mapping[str, Mapping[str, Any]], version: int) -> list[str]:
+        """Take a whole snapshot: what it does not name is gone. Returns what was wrong with it."""
         self.keys.clear()
         self.budgets.clear()
         self._names.clear()
-        for name, document in documents.items():
-            self._apply(name, document)
+        complaints = [self._apply(name, document) for name, document in documents.items()]
         self._bindings.clear()
         self.version = version
         self.ready = True
+        return [complaint for complaint in complaints if complaint]
 
-    def change(self, name: str, document: Mapping[str, Any]) -> None:
-        """Take one published document; documents come in the order of their versions."""
-        self._apply(name, document)
+    def change(self, name: str, document: Mapping[str, Any]) -> str:
+        """Take one published document; they come in the order of their versions. Returns what was
+        wrong with it, if anything.
+        """
+        complaint = self._apply(name, document)
         self._bindings.clear()
-        self.version = max(self.version, int(document.get("version", 0)))
+        version = document.get("version")
+        self.version = max(self.version, version if isinstance(version, int) else 0)
+        return complaint
 
-    def _apply(self, name: str, document: Mapping[str, Any]) -> None:
+    def _apply(self, name: str, document: Mapping[str, Any]) -> str:
         kind, _, identity = name.partition(":")
         try:
             if kind == "key":
@@ -80,7 +81,8 @@ class Policy:
                 if not document.get("removed"):
                     self.budgets[identity] = from_document(document)
         except (KeyError, TypeError, ValueError) as error:
-            log.error("The directory document %s cannot be used and is ignored: %r", name, error)
+            return f"The directory document {name} cannot be used and is ignored: {error!r}"
+        return ""
 
     def _apply_key(self, key_id: str, document: Mapping[str, Any]) -> None:
         old = self._names.pop(key_id, None)

@@ -1,4 +1,6 @@
-"""What a budget is: its selector, its window and the documents that carry it. Knows no store and no clock."""
+"""What a budget is: its selector, its window and the documents that carry it. Knows no store and no
+clock.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,15 +13,17 @@ PERIODS: Final = ("minute", "hour", "day", "week", "month", "quarter", "total")
 UNITS: Final = ("usd", "tokens")
 ON_EXCEED: Final = ("block", "throttle", "suspend", "shadow")
 TOTAL: Final = "total"
+_REFERENCE: Final = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """An amount over a window for the calls that a selector picks.
 
-    `amount` is nanodollars (unit `usd`) or tokens, input and output together (unit `tokens`). `where` pairs a label name
-    with the value it must have. Calls that the sidecar enforced under a directory version below `counts_from` were settled
-    before it knew this budget; the ledger adds them to the counter, the sidecar all others.
+    `amount` is nanodollars (unit `usd`) or tokens, input and output together (unit `tokens`).
+    `where` pairs a label name with the value it must have. Calls that the sidecar enforced under a
+    directory version below `counts_from` were settled before it knew this budget; the ledger adds
+    them to the counter, the sidecar all others.
     """
 
     budget_id: str
@@ -38,7 +42,9 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One turn of a period. `name` is its start in its time zone (or `total`); `end_us` is None where it never turns."""
+    """One turn of a period. `name` is its start in its time zone (or `total`); `end_us` is None
+    where it never turns.
+    """
 
     name: str
     start_us: int
@@ -59,15 +65,19 @@ def from_document(document: Mapping[str, Any]) -> Budget:
 
 
 def matches(budget: Budget, labels: Mapping[str, str]) -> bool:
-    """Whether a call with these labels counts against the budget. An empty selector matches every call."""
+    """Whether a call with these labels counts against the budget. An empty selector matches every
+    call.
+    """
     return all(labels.get(name) == value for name, value in budget.where)
 
 
 def window_at(per: str, time_zone: str, at_us: int) -> Window:
-    """The window that holds the instant `at_us` (microseconds since the Unix epoch), by the calendar of `time_zone`.
+    """The window that holds the instant `at_us` (microseconds since the Unix epoch), by the
+    calendar of `time_zone`.
 
-    Weeks start on Monday (ISO 8601). A day has 23 or 25 hours when clocks change; minutes and hours are counted on the
-    wall clock's offset of that instant, so that a repeated hour is two windows.
+    Weeks start on Monday (ISO 8601). A day has 23 or 25 hours when clocks change. Minutes and hours
+    are counted by the zone's offset at the start of 2020, so that they neither overlap nor gape
+    where clocks change, not even by half an hour.
     """
     if per == TOTAL:
         return Window(TOTAL, 0, None)
@@ -76,12 +86,12 @@ def window_at(per: str, time_zone: str, at_us: int) -> Window:
     local = datetime.fromtimestamp(at_us / 1_000_000, UTC).astimezone(_zone(time_zone))
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
     start, end = _calendar_bounds(per, midnight)
-    return Window(start.strftime("%Y-%m-%d"), _instant_us(start, time_zone), _instant_us(end, time_zone))
+    name = start.strftime("%Y-%m-%d")
+    return Window(name, _instant_us(start, time_zone), _instant_us(end, time_zone))
 
 
 def _clock_window(seconds: int, time_zone: str, at_us: int) -> Window:
-    local = datetime.fromtimestamp(at_us // 1_000_000, UTC).astimezone(_zone(time_zone))
-    offset = local.utcoffset() or timedelta()
+    offset = _REFERENCE.astimezone(_zone(time_zone)).utcoffset() or timedelta()
     shift = int(offset.total_seconds())
     start_s = (at_us // 1_000_000 + shift) // seconds * seconds - shift
     name = datetime.fromtimestamp(start_s, UTC).strftime("%Y-%m-%dT%H:%MZ")

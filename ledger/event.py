@@ -1,4 +1,6 @@
-"""The metered event: one per call, whatever its end, and its bytes on the stream. Knows no clock and no store."""
+"""The metered event: one per call, whatever its end, and its bytes on the stream. Knows no clock
+and no store.
+"""
 
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
@@ -7,7 +9,14 @@ from google.protobuf.message import DecodeError
 
 from ledger.wire import event_pb2
 
-OUTCOMES: Final = ("ok", "refused", "provider_error", "client_gone", "provider_gone", "gateway_gone")
+OUTCOMES: Final = (
+    "ok",
+    "refused",
+    "provider_error",
+    "client_gone",
+    "provider_gone",
+    "gateway_gone",
+)
 USAGE_SOURCES: Final = ("provider", "estimated", "none")
 OPERATIONS: Final = (
     "chat",
@@ -25,7 +34,9 @@ OPERATIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens by kind. Parts are contained in their whole: cached and audio in input, reasoning and audio in output."""
+    """Tokens by kind. Parts are contained in their whole: cached and audio in input, reasoning and
+    audio in output.
+    """
 
     input_tokens: int = 0
     cache_read_tokens: int = 0
@@ -39,9 +50,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeteredEvent:
-    """One call. Field names are the public contract; times are UTC, tokens counts, money nanodollars.
+    """One call. Field names are the public contract; times are UTC, tokens counts, money
+    nanodollars.
 
-    `cost_nanos` is None where the price is unknown, which is never the same as a call that cost nothing.
+    `cost_nanos` is None where the price is unknown, which is never the same as a call that cost
+    nothing.
     """
 
     event_id: str

@@ -1,6 +1,8 @@
-"""The names of everything Tollkeeper keeps in Redis, for both sides of it. Knows no client and no values.
+"""The names of everything Tollkeeper keeps in Redis, for both sides of it. Knows no client and no
+values.
 
-All names of one organisation carry the same hash tag, so that a script may touch them together on Redis Cluster.
+All names of one organisation carry the same hash tag, so that a script may touch them together on
+Redis Cluster.
 """
 
 from dataclasses import dataclass
@@ -8,7 +10,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Keyspace:
-    """Names for one organisation. Each attribute says the Redis type and what the ledger and the sidecar put there."""
+    """Names for one organisation. Each attribute says the Redis type and what the ledger and the
+    sidecar put there.
+    """
 
     org: str = "default"
 
@@ -18,12 +22,16 @@ class Keyspace:
 
     @property
     def epoch(self) -> str:
-        """String: identity of this generation of counters. Absent: counters are not (yet) rebuilt from the books."""
+        """String: identity of this generation of counters. Absent: counters are not (yet) rebuilt
+        from the books.
+        """
         return self._tag + "epoch"
 
     @property
     def events(self) -> str:
-        """Stream: one entry per metered event, field `e` = the serialised `tollkeeper.v1.MeteredEvent`."""
+        """Stream: one entry per metered event, field `e` = the serialised
+        `tollkeeper.v1.MeteredEvent`.
+        """
         return self._tag + "events"
 
     @property
@@ -33,12 +41,16 @@ class Keyspace:
 
     @property
     def committed(self) -> str:
-        """Hash producer -> the highest seq below which PostgreSQL holds every event; the spool may forget up to it."""
+        """Hash producer -> the highest seq below which PostgreSQL holds every event; the spool may
+        forget up to it.
+        """
         return self._tag + "committed"
 
     @property
     def holds(self) -> str:
-        """Hash event id -> JSON array [counter name, amount, counter name, amount ...] of an open reservation."""
+        """Hash event id -> JSON array [counter name, amount, counter name, amount ...] of an open
+        reservation.
+        """
         return self._tag + "holds"
 
     @property
@@ -48,7 +60,9 @@ class Keyspace:
 
     @property
     def directory(self) -> str:
-        """Hash `<kind>:<id>` -> JSON document with `version`; what the sidecars enforce (keys, budgets)."""
+        """Hash `<kind>:<id>` -> JSON document with `version`; what the sidecars enforce (keys,
+        budgets).
+        """
         return self._tag + "directory"
 
     @property
@@ -58,7 +72,9 @@ class Keyspace:
 
     @property
     def directory_changes(self) -> str:
-        """Stream: one entry per published document, fields `name` and `document`; approximately the last 10,000."""
+        """Stream: one entry per published document, fields `name` and `document`; approximately the
+        last 10,000.
+        """
         return self._tag + "directory_changes"
 
     def counter(self, budget_id: str, window: str) -> str:

@@ -103,7 +103,9 @@ def test_lua_agrees_with_memory(redis_url: str, steps: list[tuple[object, ...]])
 
 
 async def test_no_epoch_means_no_verdict(redis_url: str) -> None:
-    """Counters that were lost are not trusted: the store counts as away until the ledger rebuilt them."""
+    """Counters that were lost are not trusted: the store counts as away until the ledger rebuilt
+    them.
+    """
     store = Store(redis_url, NAMES)
     plan = Plan("e", shares(NAMES, BUDGETS, NOW_US, 1, 1), 10**13)
     assert isinstance(await store.reserve(plan), StoreAway)

@@ -1,4 +1,6 @@
-"""Events reach the stream exactly once and in order, through lost connections, lost counters and dead processes."""
+"""Events reach the stream exactly once and in order, through lost connections, lost counters and
+dead processes.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -111,7 +113,9 @@ async def test_lost_counters_are_refilled_from_the_spool(
 async def test_what_a_dead_process_left_is_shipped(
     tmp_path: Path, store: Store, client: "redis.Redis[bytes]"
 ) -> None:
-    """Unsent events and calls that never ended are sent under the dead producer's name, then forgotten."""
+    """Unsent events and calls that never ended are sent under the dead producer's name, then
+    forgotten.
+    """
     dead = Spool(tmp_path, "p")
     outbox = Outbox(dead, store)
     outbox.open(settlement(2))
