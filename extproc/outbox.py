@@ -8,6 +8,7 @@ cancelled.
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,8 @@ _IDLE_S: Final = 0.25
 _FULL_S: Final = 0.25
 _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 _ADOPT_EVERY_S: Final = 5.0
+_EXTENSIONS: Final = 3
+"""How often a hold is extended within its life, so that one lost extension does not end it."""
 
 
 class Outbox:
@@ -110,6 +113,16 @@ class Outbox:
             if not self.unsettled:
                 await self._wait_for_work()
             await self.ship()
+
+    async def keep_holds(self, hold_ms: int, now_us: Callable[[], int]) -> None:
+        """For ever: let the holds of calls that are still under way outlive `hold_ms`."""
+        while True:
+            await asyncio.sleep(hold_ms / 1000 / _EXTENSIONS)
+            if event_ids := self._spool.under_way:
+                try:
+                    await self._store.extend(event_ids, now_us() // 1000 + hold_ms)
+                except StoreError as error:
+                    log.warning("Holds could not be extended now (%s).", error)
 
     async def drain(self, deadline_s: float) -> bool:
         """Ship until the ledger has committed everything, at most so long; says whether it has."""

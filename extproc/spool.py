@@ -70,6 +70,11 @@ class Spool:
         file.open_calls += 1
         self._open_in[event_id] = file
 
+    @property
+    def under_way(self) -> tuple[str, ...]:
+        """The calls that were opened and have no event yet."""
+        return tuple(self._open_in)
+
     def append(self, item: Unsettled) -> None:
         """Record an event; it ends its call."""
         file = self._append(_EVENT, item.seq, item.event_id, item.payload, item.counters)

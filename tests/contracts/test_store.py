@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 import pytest
@@ -43,7 +44,7 @@ settles = st.tuples(
 class World:
     """One Redis and one model, driven by the same steps."""
 
-    client: "redis.Redis[bytes]"
+    client: Any
     store: Store
     model: MemoryBudgets = field(default_factory=MemoryBudgets)
     calls: int = 0
@@ -73,9 +74,7 @@ class World:
         for counter in COUNTERS:
             used, held = self.client.hmget(counter, "used", "held")
             mine = self.model.counters.get(counter)
-            assert (int(used or 0), int(held or 0)) == (
-                (mine.used, mine.held) if mine else (0, 0)
-            )
+            assert (int(used or 0), int(held or 0)) == ((mine.used, mine.held) if mine else (0, 0))
         assert {k.decode() for k in self.client.hkeys(NAMES.holds)} == set(self.model.holds)
         stream = [fields[b"e"] for _, fields in self.client.xrange(NAMES.events)]
         assert stream == self.model.events

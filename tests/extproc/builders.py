@@ -14,7 +14,7 @@ KEY = "tk-abcdefgh1234-" + "s" * 43
 RATES = standard_table()
 
 
-def key_document(text: str = KEY, **changes: object) -> dict[str, object]:
+def key_document(text: str = KEY, /, **changes: object) -> dict[str, object]:
     """A published key of team risk."""
     document: dict[str, object] = {
         "key_id": text.split("-")[1],

@@ -196,7 +196,7 @@ def test_a_bomb_is_not_inflated() -> None:
     ("changes", "status"), [({"status": "revoked"}, 401), ({"status": "suspended"}, 403)]
 )
 def test_a_refused_key_is_answered_at_once(changes: dict[str, object], status: int) -> None:
-    """A refusal is an answer in the API's own shape, with the event's id, and an event of its own."""
+    """A refusal answers in the API's own shape, with the event's id, and is an event itself."""
     exchange = start(policy(**changes))
     reply = exchange.receive(ask(), NOW_US)
     assert isinstance(reply, Respond)
@@ -291,7 +291,7 @@ def test_other_paths_are_one_event_each() -> None:
 
 
 def test_other_paths_that_may_cost_are_unpriced() -> None:
-    """An image costs money that we do not know: unpriced, not zero, and budgets must not be spent."""
+    """An image costs money that we do not know: unpriced, not zero, and not past a budget."""
     exchange = start(policy(budget()))
     action = exchange.receive(ask("/openai/v1/images/generations"), NOW_US)
     assert isinstance(action, Reserve)
@@ -315,7 +315,7 @@ def test_messages_out_of_order_never_pass_unmetered() -> None:
 
 
 def test_the_draft_is_what_remains_if_the_process_dies() -> None:
-    """On record before the call goes upstream: the estimated input, and that the gateway was gone."""
+    """On record before the call goes upstream: the estimated input, the gateway gone."""
     exchange = admitted(policy(budget()))
     draft = exchange.draft(NOW_US).event
     assert (draft.outcome, draft.usage_source) == ("gateway_gone", "estimated")

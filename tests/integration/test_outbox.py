@@ -3,8 +3,9 @@ dead processes.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -28,7 +29,7 @@ def settlement(number: int, counter: str = "") -> Settlement:
     return Settlement(event, (counter, 5, 0) if counter else ())
 
 
-def streamed(client: "redis.Redis[bytes]") -> list[tuple[int, str]]:
+def streamed(client: Any) -> list[tuple[int, str]]:
     """Seq and id of every event in the stream."""
     entries = [from_bytes(fields[b"e"]) for _, fields in client.xrange(NAMES.events)]
     return [(event.seq, event.event_id) for event in entries]
@@ -42,16 +43,16 @@ async def until(condition: Callable[[], bool], deadline_s: float = 10.0) -> None
 
 
 @pytest.fixture
-def client(redis_url: str) -> "redis.Redis[bytes]":
+def client(redis_url: str) -> Iterator[redis.Redis]:
     """A client of a Redis that the ledger has prepared."""
-    client: redis.Redis[bytes] = redis.Redis.from_url(redis_url)
+    client: redis.Redis = redis.Redis.from_url(redis_url)
     client.set(NAMES.epoch, "e1")
     yield client
     client.close()
 
 
 @pytest.fixture
-async def store(redis_url: str, client: "redis.Redis[bytes]") -> Store:
+async def store(redis_url: str, client: redis.Redis) -> AsyncIterator[Store]:
     """The sidecar's store."""
     store = Store(redis_url, NAMES)
     yield store
@@ -59,7 +60,7 @@ async def store(redis_url: str, client: "redis.Redis[bytes]") -> Store:
 
 
 async def test_ships_in_order_and_settles(
-    tmp_path: Path, store: Store, client: "redis.Redis[bytes]"
+    tmp_path: Path, store: Store, client: redis.Redis
 ) -> None:
     """A thousand events arrive once each, in order, and their counter adds up."""
     counter = NAMES.counter("b", "total")
@@ -75,7 +76,7 @@ async def test_ships_in_order_and_settles(
 
 
 async def test_memory_is_bounded_while_the_store_is_away(
-    tmp_path: Path, store: Store, client: "redis.Redis[bytes]", monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: Store, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Events beyond what memory may hold are read back from the spool."""
     monkeypatch.setattr(outbox_module, "MAX_PENDING", 10)
@@ -90,7 +91,7 @@ async def test_memory_is_bounded_while_the_store_is_away(
 
 
 async def test_lost_counters_are_refilled_from_the_spool(
-    tmp_path: Path, store: Store, client: "redis.Redis[bytes]"
+    tmp_path: Path, store: Store, client: redis.Redis
 ) -> None:
     """After FLUSHALL and a rebuild, exactly what the books lack is sent again."""
     outbox = Outbox(Spool(tmp_path, "p"), store)
@@ -111,7 +112,7 @@ async def test_lost_counters_are_refilled_from_the_spool(
 
 
 async def test_what_a_dead_process_left_is_shipped(
-    tmp_path: Path, store: Store, client: "redis.Redis[bytes]"
+    tmp_path: Path, store: Store, client: redis.Redis
 ) -> None:
     """Unsent events and calls that never ended are sent under the dead producer's name, then
     forgotten.
@@ -129,8 +130,25 @@ async def test_what_a_dead_process_left_is_shipped(
     task.cancel()
 
 
+async def test_a_long_call_keeps_its_hold(
+    tmp_path: Path, store: Store, client: redis.Redis
+) -> None:
+    """The hold of a call under way is extended; that of an ended one is not brought back."""
+    client.zadd(NAMES.hold_expiry, {"event-00001": 1000})
+    outbox = Outbox(Spool(tmp_path, "p"), store)
+    outbox.open(settlement(1))
+    task = asyncio.create_task(outbox.keep_holds(30, lambda: 5_000_000))
+    await until(lambda: client.zscore(NAMES.hold_expiry, "event-00001") == 5030)
+    client.delete(NAMES.hold_expiry)
+    outbox.put(settlement(1))
+    await asyncio.sleep(0.03)
+    assert client.zcard(NAMES.hold_expiry) == 0
+    task.cancel()
+    outbox.forget()
+
+
 async def test_drain_says_whether_the_books_have_everything(
-    tmp_path: Path, store: Store, client: "redis.Redis[bytes]"
+    tmp_path: Path, store: Store, client: redis.Redis
 ) -> None:
     """Without a ledger, draining ends at its deadline and keeps the spool."""
     outbox = Outbox(Spool(tmp_path, "p"), store)
