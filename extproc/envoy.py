@@ -2,7 +2,8 @@
 protobuf.
 """
 
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 from extproc.events import (
     CONTINUE,
@@ -29,6 +30,12 @@ _BODY_MODES: Final = {
     BodyMode.NONE: _Mode.NONE,
     BodyMode.BUFFERED: _Mode.BUFFERED,
     BodyMode.STREAMED: _Mode.STREAMED,
+}
+_ANSWERS: Final[dict[str, Any]] = {
+    "request_headers": ext_proc_pb2.HeadersResponse,
+    "request_body": ext_proc_pb2.BodyResponse,
+    "response_headers": ext_proc_pb2.HeadersResponse,
+    "response_body": ext_proc_pb2.BodyResponse,
 }
 _OVERWRITE: Final = core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 parse: Final = Request.FromString
@@ -74,26 +81,37 @@ def _headers(header_map: core_pb2.HeaderMap) -> Headers:
 def encode(action: Continue | Respond, answering: Request) -> bytes:
     """The reply to the message `answering`, serialised."""
     kind = answering.WhichOneof("request") or "request_headers"
-    if isinstance(action, Respond):
-        return _immediate(action)
     if action is CONTINUE:
         return _ACKNOWLEDGE[kind]
-    common = ext_proc_pb2.CommonResponse(
-        header_mutation=_mutation(action.set_headers, action.remove_headers)
-    )
-    if action.body is not None:
-        changed = (
-            ext_proc_pb2.BodyMutation(body=action.body)
-            if action.body
-            else ext_proc_pb2.BodyMutation(clear_body=True)
-        )
-        common.body_mutation.CopyFrom(changed)
-    message = ext_proc_pb2.ProcessingResponse()
-    getattr(message, kind).response.CopyFrom(common)
+    if isinstance(action, Respond):
+        return _immediate(action)
+    if kind == "request_headers":
+        return _remembered(action, kind)
+    return _reply(action, kind)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(action: Continue, kind: str) -> bytes:
+    """What goes upstream is changed alike for all calls of one SDK."""
+    return _reply(action, kind)
+
+
+def _reply(action: Continue, kind: str) -> bytes:
+    common: dict[str, Any] = {}
+    if action.set_headers or action.remove_headers:
+        common["header_mutation"] = _mutation(action.set_headers, action.remove_headers)
+    if action.body:
+        common["body_mutation"] = ext_proc_pb2.BodyMutation(body=action.body)
+    elif action.body is not None:
+        common["body_mutation"] = ext_proc_pb2.BodyMutation(clear_body=True)
+    answer = _ANSWERS[kind](response=ext_proc_pb2.CommonResponse(**common))
+    reply: dict[str, Any] = {kind: answer}
     if action.request_body is not None or action.response_body is not None:
-        message.mode_override.request_body_mode = _BODY_MODES[action.request_body]
-        message.mode_override.response_body_mode = _BODY_MODES[action.response_body]
-    return message.SerializeToString()
+        reply["mode_override"] = _Mode(
+            request_body_mode=_BODY_MODES[action.request_body],
+            response_body_mode=_BODY_MODES[action.response_body],
+        )
+    return ext_proc_pb2.ProcessingResponse(**reply).SerializeToString()
 
 
 def _mutation(

@@ -51,7 +51,7 @@ from extproc.events import (
 )
 from extproc.identity import present, refuse_key
 from extproc.inflate import InflateError, open_inflate
-from extproc.meter import FREE_METHODS, Call, Settlement, meter, rates_for
+from extproc.meter import FREE_METHODS, Call, Draft, Settlement, draft, meter, rates_for
 from extproc.policy import Policy
 from extproc.providers.routing import Destination, Told, destination
 from extproc.providers.shape import Asked, BadRequest
@@ -101,6 +101,7 @@ class Exchange:
         self._onward: Continue = CONTINUE
         self._reading: StreamedAnswer | None = None
         self._content_encoding = ""
+        self._settlement: Settlement | None = None
         self._closed = False
 
     @property
@@ -125,12 +126,9 @@ class Exchange:
             return self._refuse(Refusal(status=500, code="out_of_order", message=says))
         return CONTINUE
 
-    def draft(self, now_us: int) -> Settlement:
+    def draft(self) -> Draft:
         """The event as it would stand if this process died now."""
-        outcome, self._call.outcome = self._call.outcome, "gateway_gone"
-        settlement = meter(self._call, self._policy, now_us)
-        self._call.outcome = outcome
-        return settlement
+        return draft(self._call, self._policy)
 
     def close(self, now_us: int) -> Settlement | None:
         """The call's one event; None when it was handed over already or nothing was ever asked."""
@@ -140,7 +138,7 @@ class Exchange:
         if self._reading is not None:
             self._call.answer = self._reading.answer
         self._learn()
-        return meter(self._call, self._policy, now_us)
+        return self._settlement or meter(self._call, self._policy, now_us)
 
     def _request_headers(self, event: RequestHeaders, now_us: int) -> Action:
         headers, call = event.headers, self._call
@@ -344,7 +342,8 @@ class Exchange:
             call.outcome = "provider_gone" if cut else "provider_error"
             answer.complete = not cut
         self.state = State.DONE
-        cost = meter(call, self._policy, now_us).event.cost_nanos
+        self._settlement = meter(call, self._policy, now_us)
+        cost = self._settlement.event.cost_nanos
         if cost is None:
             return CONTINUE
         return Continue(set_headers=(("x-tollkeeper-cost-usd", usd_from_nanos(cost).encode()),))

@@ -51,14 +51,21 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The event, and what it adds to each counter in place of its hold. The outbox gives the event
-    its seq.
+    """The event, and what it adds to each counter in place of its hold. The outbox gives its seq.
 
-    `counters` is flat, as the store's script takes it: counter, amount, end of life in Unix ms, and
-    so on.
+    `counters` is flat, as the store's script takes it: counter, amount, end of life in Unix ms, ...
     """
 
     event: MeteredEvent
+    counters: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The event of a call that nobody ends, as the fields that differ from an event's defaults."""
+
+    event_id: str
+    fields: dict[str, Any]
     counters: tuple[str | int, ...]
 
 
@@ -68,20 +75,10 @@ def meter(call: Call, policy: Policy, now_us: int) -> Settlement:
     usage, source = _usage(call, answer, policy)
     model = _model(call, answer, usage)
     cost, price_source = _cost(call, policy, usage, model, answer.service_tier)
-    key = call.key
-    identity = _labels(key) if key is not None else {}
     event = MeteredEvent(
-        event_id=call.event_id,
-        producer=policy.producer,
+        **_identity(call, policy),
         seq=0,
-        occurred_at_us=call.started_us,
-        run_id=call.event_id,
-        **identity,
-        provider=call.provider,
-        model_requested=clip(call.asked.model) if call.asked else "",
         model=clip(model),
-        operation=call.operation,
-        streamed=call.streamed,
         input_tokens=usage.input_tokens,
         cache_read_tokens=usage.cache_read_tokens,
         cache_write_5m_tokens=usage.cache_write_5m_tokens,
@@ -94,8 +91,6 @@ def meter(call: Call, policy: Policy, now_us: int) -> Settlement:
         provider_cost_nanos=answer.provider_cost_nanos,
         price_source=price_source,
         usage_source=source,
-        hold_nanos=call.hold_nanos,
-        price_version=policy.rates.version,
         provider_response_id=clip(answer.response_id),
         http_status=call.http_status,
         outcome=call.outcome,
@@ -103,18 +98,61 @@ def meter(call: Call, policy: Policy, now_us: int) -> Settlement:
         latency_ms=_ms(now_us - call.started_us),
         first_byte_ms=None if call.first_byte_us is None else _ms(call.first_byte_us),
         attempts=call.attempts,
-        route=clip(f"{call.method} {call.path}"),
-        policy_version=policy.version,
         service_tier=clip(answer.service_tier),
     )
-    if key is None or call.refusal is not None:
-        return Settlement(event, ())
+    return Settlement(event, _counters(call, policy, cost, usage))
+
+
+def draft(call: Call, policy: Policy) -> Draft:
+    """The event as it stands if this process dies now: the input is estimated, the rest unknown."""
+    usage, source = _usage(call, Answer(), policy)
+    model = call.asked.model if call.asked is not None else ""
+    cost, price_source = _cost(call, policy, usage, model, "")
+    fields = _identity(call, policy)
+    fields["model"] = clip(model)
+    fields["input_tokens"] = usage.input_tokens
+    fields["cost_nanos"] = cost
+    fields["price_source"] = price_source
+    fields["usage_source"] = source
+    fields["outcome"] = "gateway_gone"
+    return Draft(call.event_id, fields, _counters(call, policy, cost, usage))
+
+
+def _counters(call: Call, policy: Policy, cost: int | None, usage: Usage) -> tuple[str | int, ...]:
+    if call.key is None or call.refusal is not None:
+        return ()
+    budgets = policy.binding(call.key, call.provider)
     tokens = usage.input_tokens + usage.output_tokens
-    taken = shares(
-        policy.keyspace, policy.binding(key, call.provider), call.started_us, cost or 0, tokens
-    )
-    counters = [part for s in taken if s.amount for part in (s.counter, s.amount, s.expires_at_ms)]
-    return Settlement(event, tuple(counters))
+    taken = shares(policy.keyspace, budgets, call.started_us, cost or 0, tokens)
+    return tuple(part for s in taken if s.amount for part in (s.counter, s.amount, s.expires_at_ms))
+
+
+def _identity(call: Call, policy: Policy) -> dict[str, Any]:
+    """What is known of a call before it is answered. A call without a chain is its own root."""
+    fields: dict[str, Any] = {
+        "event_id": call.event_id,
+        "producer": policy.producer,
+        "occurred_at_us": call.started_us,
+        "run_id": call.event_id,
+        "provider": call.provider,
+        "model_requested": clip(call.asked.model) if call.asked is not None else "",
+        "operation": call.operation,
+        "streamed": call.streamed,
+        "hold_nanos": call.hold_nanos,
+        "price_version": policy.rates.version,
+        "route": clip(f"{call.method} {call.path}"),
+        "policy_version": policy.version,
+    }
+    key = call.key
+    if key is not None:
+        fields["key_id"] = fields["root_key_id"] = key.key_id
+        fields["owner"] = fields["principal"] = key.owner
+        fields["team"] = fields["root_team"] = key.team
+        fields["agent"] = fields["root_agent"] = key.agent
+        fields["workload"] = fields["root_workload"] = key.workload
+        fields["customer"] = key.customer
+        fields["labels"] = key.labels
+    return fields
 
 
 def rates_for(call: Call, policy: Policy, model: str, service_tier: str) -> Rates | None:
@@ -124,25 +162,9 @@ def rates_for(call: Call, policy: Policy, model: str, service_tier: str) -> Rate
 
 def clip(text: str) -> str:
     """Text from outside as an event may keep it: bounded, valid UTF-8, and without NUL."""
+    if len(text) <= _MAX_TEXT and text.isascii() and "\x00" not in text:
+        return text
     return text[:_MAX_TEXT].encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
-
-
-def _labels(key: Key) -> dict[str, Any]:
-    """The event's identity columns. A call without a chain is its own root."""
-    return {
-        "key_id": key.key_id,
-        "owner": key.owner,
-        "principal": key.owner,
-        "team": key.team,
-        "agent": key.agent,
-        "workload": key.workload,
-        "customer": key.customer,
-        "labels": key.labels,
-        "root_key_id": key.key_id,
-        "root_team": key.team,
-        "root_agent": key.agent,
-        "root_workload": key.workload,
-    }
 
 
 def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:

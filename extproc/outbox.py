@@ -15,11 +15,11 @@ from typing import Final
 
 import orjson
 
-from extproc.meter import Settlement
+from extproc.meter import Draft, Settlement
 from extproc.resp import StoreError
 from extproc.spool import Spool, Unsettled, abandoned
 from extproc.store import Settled, Store
-from ledger.event import from_bytes, to_bytes
+from ledger.event import MeteredEvent, to_bytes
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +59,11 @@ class Outbox:
     def uncommitted(self) -> int:
         return self._seq - self._committed
 
-    def open(self, settlement: Settlement) -> None:
+    def open(self, draft: Draft) -> None:
         """Put a call on record before it goes upstream."""
-        event = settlement.event
-        counters = orjson.dumps(settlement.counters)
+        fields, counters = orjson.dumps(draft.fields), orjson.dumps(draft.counters)
         try:
-            self._spool.open(event.event_id, to_bytes(event), counters)
+            self._spool.open(draft.event_id, fields, counters)
         except OSError as error:
             self._spool_failed(error)
 
@@ -78,8 +77,8 @@ class Outbox:
 
     def end(self, item: Unsettled) -> None:
         """Turn a call that a dead process left open into its event."""
-        event = from_bytes(item.payload)
-        self._add(event.event_id, to_bytes(event, seq=self._seq + 1), item.counters)
+        event = MeteredEvent(**orjson.loads(item.payload), seq=self._seq + 1)
+        self._add(event.event_id, to_bytes(event), item.counters)
 
     def _add(self, event_id: str, payload: bytes, counters: bytes) -> None:
         self._seq += 1

@@ -86,7 +86,7 @@ class Sidecar:
                 if isinstance(action, Reserve):
                     action = exchange.receive(await self.budgets.reserve(action.plan), now())
                     if not exchange.done:
-                        self.outbox.open(exchange.draft(now()))
+                        self.outbox.open(exchange.draft())
                 if exchange.done:
                     self.outbox.put(exchange.close(now()))
                 yield envoy.encode(action, answering=message)

@@ -3,6 +3,7 @@ and no store.
 """
 
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
@@ -115,7 +116,8 @@ class MeteredEvent:
 
 
 FIELDS: Final = tuple(f.name for f in fields(MeteredEvent))
-_OPTIONAL: Final = ("cost_nanos", "provider_cost_nanos", "first_byte_ms")
+_OPTIONAL: Final = frozenset(("cost_nanos", "provider_cost_nanos", "first_byte_ms"))
+_values: Final = attrgetter(*FIELDS)
 
 
 class MalformedEventError(ValueError):
@@ -124,15 +126,14 @@ class MalformedEventError(ValueError):
 
 def to_bytes(event: MeteredEvent, seq: int | None = None) -> bytes:
     """The serialised `tollkeeper.v1.MeteredEvent`, numbered `seq` where it is given."""
-    message = event_pb2.MeteredEvent(
-        **{name: value for name in FIELDS if (value := getattr(event, name))}
-    )
-    for name in _OPTIONAL:
-        if getattr(event, name) == 0:
-            setattr(message, name, 0)
+    said = {
+        name: value
+        for name, value in zip(FIELDS, _values(event), strict=True)
+        if value or (value is not None and name in _OPTIONAL)
+    }
     if seq is not None:
-        message.seq = seq
-    return message.SerializeToString()
+        said["seq"] = seq
+    return event_pb2.MeteredEvent(**said).SerializeToString()
 
 
 def from_bytes(payload: bytes) -> MeteredEvent:

@@ -317,10 +317,12 @@ def test_messages_out_of_order_never_pass_unmetered() -> None:
 def test_the_draft_is_what_remains_if_the_process_dies() -> None:
     """On record before the call goes upstream: the estimated input, the gateway gone."""
     exchange = admitted(policy(budget()))
-    draft = exchange.draft(NOW_US).event
-    assert (draft.outcome, draft.usage_source) == ("gateway_gone", "estimated")
-    assert draft.input_tokens > 0
-    assert draft.output_tokens == 0
+    draft = exchange.draft()
+    made = MeteredEvent(**draft.fields, seq=1)
+    assert (made.outcome, made.usage_source) == ("gateway_gone", "estimated")
+    assert made.input_tokens > 0
+    assert made.output_tokens == 0
+    assert draft.counters[1] == made.cost_nanos
 
 
 def test_an_exchange_that_never_began_leaves_no_event() -> None:

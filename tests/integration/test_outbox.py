@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from extproc import outbox as outbox_module
-from extproc.meter import Settlement
+from extproc.meter import Draft, Settlement
 from extproc.outbox import Outbox, adopt
 from extproc.spool import Spool
 from extproc.store import Store
@@ -27,6 +27,12 @@ def settlement(number: int, counter: str = "") -> Settlement:
         event_id=f"event-{number:05d}", producer="p", seq=0, occurred_at_us=1, cost_nanos=5
     )
     return Settlement(event, (counter, 5, 0) if counter else ())
+
+
+def draft(number: int) -> Draft:
+    """A call under way."""
+    fields = {"event_id": f"event-{number:05d}", "producer": "p", "occurred_at_us": 1}
+    return Draft(f"event-{number:05d}", fields, ())
 
 
 def streamed(client: Any) -> list[tuple[int, str]]:
@@ -119,7 +125,7 @@ async def test_what_a_dead_process_left_is_shipped(
     """
     dead = Spool(tmp_path, "p")
     outbox = Outbox(dead, store)
-    outbox.open(settlement(2))
+    outbox.open(draft(2))
     outbox.put(settlement(1))
     dead.close()
     task = asyncio.create_task(adopt(tmp_path, store))
@@ -136,7 +142,7 @@ async def test_a_long_call_keeps_its_hold(
     """The hold of a call under way is extended; that of an ended one is not brought back."""
     client.zadd(NAMES.hold_expiry, {"event-00001": 1000})
     outbox = Outbox(Spool(tmp_path, "p"), store)
-    outbox.open(settlement(1))
+    outbox.open(draft(1))
     task = asyncio.create_task(outbox.keep_holds(30, lambda: 5_000_000))
     await until(lambda: client.zscore(NAMES.hold_expiry, "event-00001") == 5030)
     client.delete(NAMES.hold_expiry)
