@@ -60,7 +60,7 @@ def main(worker: int | None, **flags: Any) -> None:
 def _work(settings: Settings, index: int) -> None:
     import uvloop
 
-    from extproc.server import serve
+    from extproc.worker import serve
 
     settings.socket(index).unlink(missing_ok=True)  # left by a killed worker; gRPC would refuse it
 

@@ -1,0 +1,81 @@
+"""The life of one worker process: its parts wired together, started, stopped in order. Wiring."""
+
+import asyncio
+import logging
+import os
+from typing import Final
+
+from extproc.directory import Directory
+from extproc.estimate import Estimates
+from extproc.outbox import Outbox, adopt
+from extproc.policy import Policy
+from extproc.server import Budgets, Sidecar, build_server, now
+from extproc.settings import Settings
+from extproc.spool import Spool
+from extproc.store import Store
+from ledger.keyspace import Keyspace
+from ledger.price_list import standard_table
+
+log = logging.getLogger(__name__)
+
+_GRACE_S: Final = 25.0
+_DRAIN_S: Final = 5.0
+
+
+async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
+    """One worker: serve its socket until `stop`, then finish open calls and hand over what they
+    cost.
+    """
+    keyspace = Keyspace(settings.org)
+    producer = f"{settings.host}-{index}-{os.urandom(4).hex()}"
+    policy = Policy(
+        keyspace,
+        standard_table(),
+        Estimates(),
+        producer=producer,
+        max_request_bytes=settings.max_request_bytes,
+        max_response_bytes=settings.max_response_bytes,
+        unstated_output_tokens=settings.unstated_output_tokens,
+        hold_ms=settings.hold_s * 1000,
+    )
+    store = Store(settings.redis_url, keyspace)
+    outbox = Outbox(Spool(settings.spool_dir, producer), store)
+    directory = Directory(settings.redis_url, keyspace, policy)
+    budgets = Budgets(store, open_when_away=settings.store_away == "open")
+    sidecar = Sidecar(policy, budgets, outbox)
+    server = build_server(sidecar.process, lambda: policy.ready)
+    path = settings.socket(index)
+    server.add_insecure_port(f"unix:{path}")
+    tasks = [
+        asyncio.create_task(directory.run(), name="directory"),
+        asyncio.create_task(outbox.run(), name="outbox"),
+        asyncio.create_task(outbox.keep_holds(policy.hold_ms, now), name="holds"),
+        asyncio.create_task(adopt(settings.spool_dir, store), name="adopt"),
+    ]
+    await server.start()
+    log.info("Worker %d serves %s as producer %s.", index, path, producer)
+    await _until_stopped(stop, tasks)
+    await server.stop(_GRACE_S)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await _hand_over(outbox)
+    await directory.close()
+    await store.close()
+
+
+async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for `stop`; a background task that ends before it is a bug, and raises."""
+    stopped = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    if stopped not in done:
+        stopped.cancel()
+        for task in done:
+            task.result()
+
+
+async def _hand_over(outbox: Outbox) -> None:
+    if await outbox.drain(_DRAIN_S):
+        outbox.forget()
+    else:
+        log.warning("%d events stay in the spool for the next start.", outbox.uncommitted)
