@@ -1,0 +1,44 @@
+"""Sends keys and budgets from the books to the directory in Redis. Knows not what they mean."""
+
+import json
+import time
+from typing import Final
+
+from ledger.counters import apply_adjustments, count_new_budgets
+from ledger.db import Database
+from ledger.keyspace import Keyspace
+from ledger.stream import DEFAULT_KEYSPACE, Redis, command, run_script
+
+MAX_DOCUMENTS: Final = 500  # in one script call, which holds up everyone else
+MAX_CHANGES: Final = 10_000
+"""Changes that a sidecar may miss before it has to read the whole directory again."""
+
+
+def publish(db: Database, redis: Redis, keys: Keyspace = DEFAULT_KEYSPACE) -> int:
+    """Send every key and budget that changed since the last time; how many. Safe to repeat.
+
+    A new budget goes out after its counter has been given what was spent before it.
+    """
+    state = db.run("books_state")[0]
+    if state["has_new_budgets"]:
+        count_new_budgets(db, time.time_ns() // 1000)
+    if state["epoch"] is not None:
+        apply_adjustments(db, redis, state["epoch"], keys)
+    # An empty directory is one too: without a version the sidecars would wait for it.
+    command(redis, "SET", keys.directory_version, 0, "NX")
+    published = int(command(redis, "GET", keys.directory_version) or 0)
+    return _send(db, redis, keys, published) if published < state["version"] else 0
+
+
+def _send(db: Database, redis: Redis, keys: Keyspace, published: int) -> int:
+    sent = 0
+    names = [keys.directory, keys.directory_version, keys.directory_changes]
+    while changes := db.run("directory_after", version=published, most=MAX_DOCUMENTS):
+        arguments: list[str | int] = [MAX_CHANGES]
+        for change in changes:
+            document = json.dumps(change["document"], separators=(",", ":"))
+            arguments += [change["name"], change["version"], document]
+        run_script(redis, "publish", names, arguments)
+        published = changes[-1]["version"]
+        sent += len(changes)
+    return sent

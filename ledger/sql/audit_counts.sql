@@ -1,0 +1,10 @@
+SELECT (SELECT count(*) FROM events) AS events,
+       (SELECT count(*) FROM events WHERE cost_nanos IS NULL AND outcome <> 'refused') AS unpriced_calls,
+       (SELECT coalesce(sum(cost_nanos), 0)::text FROM events) AS cost_nanos,
+       (SELECT coalesce(sum(amount_nanos), 0)::text FROM journal) AS journal_balance,
+       (SELECT count(*) FROM journal) AS journal_entries,
+       (SELECT count(*) FROM rollups) AS rollups,
+       (SELECT count(*) FROM dead_letters) AS dead_letters,
+       (SELECT count(*) FROM producers) AS producers,
+       (SELECT count(*) FROM events_default) AS default_events,
+       (SELECT count(*) FROM journal_default) AS default_journal

@@ -1,0 +1,20 @@
+-- What changed after a version, in order. Nothing from the first budget on that the ledger has yet to count:
+-- sidecars must not enforce a budget before its counter holds what was already spent.
+SELECT * FROM (
+    SELECT 'key:' || key_id AS name, version, jsonb_build_object(
+               'key_id', key_id, 'sha256', sha256, 'owner', owner, 'team', team, 'agent', agent,
+               'workload', workload, 'customer', customer, 'labels', labels, 'status', status,
+               'expires_at_us', (extract(epoch FROM expires_at) * 1000000)::bigint,
+               'max_spend_nanos', max_spend_nanos, 'rpm', rpm, 'tpm', tpm, 'max_parallel', max_parallel,
+               'version', version) AS document
+      FROM keys WHERE version > %(version)s
+    UNION ALL
+    SELECT 'budget:' || budget_id, version, document || jsonb_build_object(
+               'budget_id', budget_id, 'name', name, 'counts_from', counts_from, 'removed', removed,
+               'version', version)
+      FROM budgets WHERE version > %(version)s
+) AS changes
+WHERE version < coalesce(
+    (SELECT min(version) FROM budgets WHERE counted_at IS NULL AND NOT removed), 9223372036854775807)
+ORDER BY version
+LIMIT %(most)s

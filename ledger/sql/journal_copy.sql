@@ -1,0 +1,1 @@
+COPY journal (transaction_id, occurred_at, account, amount_nanos) FROM STDIN

@@ -1,0 +1,1 @@
+SELECT DISTINCT jsonb_object_keys(labels) AS name FROM keys ORDER BY name LIMIT 200

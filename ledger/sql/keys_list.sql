@@ -1,0 +1,7 @@
+SELECT key_id, owner, team, agent, workload, customer, labels, status, expires_at, max_spend_nanos, created_at, version
+  FROM keys
+ WHERE (%(status)s::text IS NULL OR status = %(status)s)
+   AND (to_jsonb(keys) - 'labels') @> %(columns)s
+   AND labels @> %(labels)s
+ ORDER BY created_at DESC, key_id
+ LIMIT %(limit)s

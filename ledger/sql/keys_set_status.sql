@@ -1,0 +1,4 @@
+UPDATE keys SET status = %(status)s
+ WHERE key_id = %(key_id)s
+RETURNING key_id, owner, team, agent, workload, customer, labels, status, expires_at, max_spend_nanos, created_at,
+          version

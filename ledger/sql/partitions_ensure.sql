@@ -1,0 +1,1 @@
+SELECT ensure_partitions(%(months_ahead)s)

@@ -1,0 +1,1 @@
+SELECT producer, contiguous, highest FROM producers ORDER BY producer

@@ -1,0 +1,16 @@
+-- Amounts per set of labels in one window: whole hours from the rollups, what sticks out of them from the events.
+SELECT key_id, owner, principal, team, agent, workload, customer, provider, labels,
+       sum(cost_nanos)::text AS cost_nanos, sum(tokens)::text AS tokens
+  FROM (
+    SELECT key_id, owner, principal, team, agent, workload, customer, provider, labels,
+           cost_nanos, input_tokens::numeric + output_tokens AS tokens
+      FROM rollups
+     WHERE hour >= %(head_end)s::timestamptz AND hour < %(tail_start)s::timestamptz
+    UNION ALL
+    SELECT key_id, owner, principal, team, agent, workload, customer, provider, labels,
+           coalesce(cost_nanos, 0), input_tokens::numeric + output_tokens
+      FROM events
+     WHERE occurred_at >= %(start)s::timestamptz AND occurred_at < %(head_end)s::timestamptz
+        OR occurred_at >= %(tail_start)s::timestamptz AND occurred_at < %(end)s::timestamptz
+) AS parts
+GROUP BY key_id, owner, principal, team, agent, workload, customer, provider, labels
