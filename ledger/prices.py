@@ -1,0 +1,308 @@
+"""What tokens cost: rates, the price of a call and its ceiling. Knows no price source, no clock.
+
+A rate is a whole number of nanodollars per million tokens, and money is rounded once, when the
+call's total is known. Only tokens (and a fee per request) are priced. Searches, hours of audio,
+characters and pages are not part of `Usage`: a model that is billed by those alone is unpriced,
+never free.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, Final
+
+from ledger.event import Usage
+from ledger.money import MAX_NANOS, round_nanos
+
+TOKENS_PER_RATE: Final = 1_000_000
+REMEMBERED_NAMES: Final = (
+    4096  # resolved names, found or not; clients choose them, so they are evicted
+)
+MAX_NAME_CHARACTERS: Final = 256  # a longer model name is no model's, and is not remembered
+STANDARD_TIERS: Final = frozenset(
+    ("", "auto", "default", "standard", "standard_only", "on_demand", "service_tier_unspecified")
+)
+OUR_NAMES: Final = {
+    "gemini": "google",
+    "vertex": "google",
+    "bedrock": "aws",
+    "xai": "x-ai",
+    "moonshot": "moonshotai",
+    "voyage": "voyageai",
+}
+_UNKNOWN_TIER: Final = "?"
+_DAY_US: Final = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Nanodollars per million tokens by kind, and whence they come.
+
+    `long_context` pairs a number of tokens with the rates for the whole of a request whose input is
+    larger, in ascending order. `assumed` names the kinds that the source does not price and for
+    which a neighbour's rate was taken; see `price_source`. `image_input` is the dearest rate for
+    pictures or video: usage does not tell them apart, so it only raises the ceiling.
+    `context_tokens` is the model's context window, None where unknown.
+    """
+
+    input: int
+    cache_read: int
+    cache_write_5m: int
+    cache_write_1h: int
+    audio_input: int
+    image_input: int
+    output: int
+    reasoning: int
+    audio_output: int
+    request_nanos: int = 0
+    long_context: tuple[tuple[int, "Rates"], ...] = ()
+    context_tokens: int | None = None
+    source: str = ""
+    assumed: frozenset[str] = frozenset()
+
+
+def cost_nanos(rates: Rates, usage: Usage) -> int:
+    """What the call cost, rounded once (half to even); at most MAX_NANOS, which the books can hold.
+
+    Every token has exactly one rate. The input is dealt out to its parts in the order 1 h cache
+    writes, 5 min cache writes, audio, cache reads, and the rest is plain; the output likewise to
+    audio, reasoning and the rest. Usage does not say how many tokens are both audio and cached:
+    they are taken to be as few as the totals allow, which errs on the dear side. Parts that claim
+    more than their whole get what is left of it. A request's fee is due once it used any token.
+    """
+    if usage.input_tokens <= 0 and usage.output_tokens <= 0:
+        return 0
+    rates = _rates_for(rates, usage.input_tokens)
+    total = _dealt(
+        usage.input_tokens,
+        (
+            (usage.cache_write_1h_tokens, rates.cache_write_1h),
+            (usage.cache_write_5m_tokens, rates.cache_write_5m),
+            (usage.audio_input_tokens, rates.audio_input),
+            (usage.cache_read_tokens, rates.cache_read),
+        ),
+        rates.input,
+    )
+    total += _dealt(
+        usage.output_tokens,
+        (
+            (usage.audio_output_tokens, rates.audio_output),
+            (usage.reasoning_tokens, rates.reasoning),
+        ),
+        rates.output,
+    )
+    return _rounded(total + rates.request_nanos * TOKENS_PER_RATE)
+
+
+def ceiling_nanos(rates: Rates, input_tokens: int, output_tokens: int) -> int:
+    """The most that a call with at most so many tokens can cost: never below its `cost_nanos`.
+
+    The whole input at its dearest kind (a 1 h cache write costs more than plain input), the whole
+    output at its own, in the dearest context tier that this much input reaches. Never falls when
+    either number grows.
+    """
+    input_tokens, output_tokens = max(0, input_tokens), max(0, output_tokens)
+    most = _dearest(rates, input_tokens, output_tokens)
+    for start, dearer in rates.long_context:
+        if input_tokens > start:
+            most = max(most, _dearest(dearer, input_tokens, output_tokens))
+    return _rounded(most)
+
+
+def price_source(rates: Rates, usage: Usage) -> str:
+    """Whence this call's price comes and what was assumed: `genai-prices, cache-write-1h-assumed`.
+
+    Names an assumption only where the call used the kind of token that it concerns.
+    """
+    says = [rates.source]
+    says += [
+        f"{kind.replace('_', '-')}-assumed"
+        for kind in sorted(rates.assumed)
+        if getattr(usage, f"{kind}_tokens") > 0
+    ]
+    cached = usage.cache_read_tokens + usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    if usage.audio_input_tokens > 0 and cached > 0 and rates.audio_input != rates.input:
+        says.append("audio-not-cached-assumed")
+    return ", ".join(says)
+
+
+def _rates_for(rates: Rates, input_tokens: int) -> Rates:
+    for start, dearer in reversed(rates.long_context):
+        if input_tokens > start:
+            return dearer
+    return rates
+
+
+def _dealt(whole: int, parts: tuple[tuple[int, int], ...], rest_rate: int) -> int:
+    left = max(0, whole)
+    total = 0
+    for tokens, rate in parts:
+        if tokens > 0:
+            taken = min(tokens, left)
+            total += taken * rate
+            left -= taken
+    return total + left * rest_rate
+
+
+def _dearest(rates: Rates, input_tokens: int, output_tokens: int) -> int:
+    input_rate = max(
+        rates.input,
+        rates.cache_read,
+        rates.cache_write_5m,
+        rates.cache_write_1h,
+        rates.audio_input,
+        rates.image_input,
+    )
+    output_rate = max(rates.output, rates.reasoning, rates.audio_output)
+    fee = rates.request_nanos * TOKENS_PER_RATE
+    return input_tokens * input_rate + output_tokens * output_rate + fee
+
+
+def _rounded(millionths: int) -> int:
+    # The limit comes first: it keeps the number within the 28 digits that Decimal computes exactly.
+    return round_nanos(Decimal(min(millionths, MAX_NANOS * TOKENS_PER_RATE)).scaleb(-6))
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The rates of one model in one service tier over time; None while it has no price.
+
+    `days[i]` holds from `since_us[i]` on, the first also for all time before: pairs of a time of
+    day (microseconds, UTC) and the rates from then on, the first pair at midnight.
+    """
+
+    since_us: tuple[int, ...]
+    days: tuple[tuple[tuple[int, Rates | None], ...], ...]
+
+    def at(self, at_us: int) -> Rates | None:
+        days = self.days
+        day = days[0] if len(days) == 1 else days[max(0, bisect_right(self.since_us, at_us) - 1)]
+        if len(day) == 1:
+            return day[0][1]
+        time_us = at_us % _DAY_US
+        return next(rates for start_us, rates in reversed(day) if time_us >= start_us)
+
+    def in_unpriced_tier(self) -> "Schedule":
+        """The same rates for a call in a service tier without its own; their source says so."""
+        return Schedule(
+            self.since_us,
+            tuple(
+                tuple((time_us, rates and standard_tier_assumed(rates)) for time_us, rates in day)
+                for day in self.days
+            ),
+        )
+
+
+def standard_tier_assumed(rates: Rates) -> Rates:
+    """The standard rates, marked as a stand-in for those of an unpriced service tier."""
+    return replace(
+        rates,
+        source=f"{rates.source}, standard-tier-assumed",
+        long_context=tuple(
+            (start, standard_tier_assumed(dearer)) for start, dearer in rates.long_context
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PricedModel:
+    """One model of a provider: its standard rates, and those of service tiers with their own."""
+
+    standard: Schedule
+    tiers: Mapping[str, Schedule]
+
+    def schedule(self, service_tier: str) -> Schedule:
+        if tier := self.tiers.get(service_tier):
+            return tier
+        return self.standard if service_tier in STANDARD_TIERS else self.standard.in_unpriced_tier()
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """One provider's models and the names they go by; the first model that matches a name is meant.
+
+    `names` maps a lower-case name to a model's position. `patterns` are further names of the model
+    at a position, in ascending order: every expression of a pattern must be found in the name.
+    `fallbacks` are providers whose models this one also serves, at their standard prices.
+    """
+
+    models: tuple[PricedModel, ...]
+    names: Mapping[str, int]
+    patterns: tuple[tuple[int, tuple[re.Pattern[str], ...]], ...] = ()
+    fallbacks: tuple[str, ...] = ()
+
+    def find(self, name: str) -> PricedModel | None:
+        found = self.names.get(name, len(self.models))
+        for position, expressions in self.patterns:
+            if position >= found:
+                break
+            if all(expression.search(name) for expression in expressions):
+                found = position
+                break
+        return self.models[found] if found < len(self.models) else None
+
+
+class RateTable:
+    """The rates of every model in one price version. Remembers a bounded number of names."""
+
+    def __init__(self, version: str, lists: Mapping[str, PriceList]) -> None:
+        self.version: Final = version
+        self._lists = dict(lists)
+        self._tiers = STANDARD_TIERS.union(
+            *(model.tiers for prices in lists.values() for model in prices.models)
+        )
+        self._schedule = lru_cache(maxsize=REMEMBERED_NAMES)(self._find_schedule)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RateTable, (self.version, self._lists)
+
+    def lookup(self, provider: str, model: str, at_us: int, service_tier: str = "") -> Rates | None:
+        """The rates of a call that started at `at_us`; None where they are not known.
+
+        `provider` is the gateway's name for it. A service tier without a price of its own gets the
+        standard one, and the source of the rates says so.
+        """
+        if len(model) > MAX_NAME_CHARACTERS or len(provider) > MAX_NAME_CHARACTERS:
+            return None
+        tier = service_tier if service_tier in self._tiers else self._known_tier(service_tier)
+        schedule = self._schedule(provider, model, tier)
+        return schedule.at(at_us) if schedule else None
+
+    def _known_tier(self, service_tier: str) -> str:
+        # Clients choose the tier's name too: all unknown ones are remembered as one.
+        lowered = service_tier.lower()
+        return lowered if lowered in self._tiers else _UNKNOWN_TIER
+
+    def _find_schedule(self, provider: str, model: str, tier: str) -> Schedule | None:
+        provider = provider.strip().lower()
+        provider = OUR_NAMES.get(provider, provider)
+        prices = self._lists.get(provider)
+        if prices is None:
+            return None
+        for name in _spellings(provider, model.strip().lower()):
+            if found := prices.find(name):
+                return found.schedule(tier)
+            for fallback in prices.fallbacks:
+                if fallback in self._lists and (found := self._lists[fallback].find(name)):
+                    # Another provider's service tiers need not exist here.
+                    standard = found.standard
+                    return standard if tier in STANDARD_TIERS else standard.in_unpriced_tier()
+        return None
+
+
+_COMPACT_DATE: Final = re.compile(
+    r"-(20\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)", re.ASCII
+)
+
+
+def _spellings(provider: str, name: str) -> Iterator[str]:
+    """The name, then as lists may write it: `-2025-12-11` for `-20251211`, no resource path."""
+    yield name
+    dated = _COMPACT_DATE.sub(r"-\1-\2-\3", name)
+    if dated != name:
+        yield dated
+    if provider == "google" and "/" in name:
+        yield name.rpartition("/")[2]
