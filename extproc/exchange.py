@@ -30,7 +30,7 @@ for.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any, Final, overload
 
@@ -202,6 +202,9 @@ class Exchange:
         asked = api.read_request(call.operation, body)
         if isinstance(asked, BadRequest):
             return self._refuse(_malformed(asked.says))
+        if deployment := self._destination.deployment:
+            model = self._policy.deployments.get(deployment, deployment)
+            asked = replace(asked, model=model)
         call.asked = asked
         call.streamed = asked.streamed
         self._onward = CONTINUE
@@ -395,14 +398,16 @@ class Exchange:
         asked, answer = call.asked, call.answer
         if asked is None or answer is None or answer.usage is None or call.outcome != "ok":
             return
-        self._policy.estimates.observe(
-            call.provider,
-            answer.model or asked.model,
-            input_bytes=asked.input_bytes,
-            input_tokens=answer.usage.input_tokens,
-            output_bytes=answer.output_bytes,
-            output_tokens=answer.usage.output_tokens,
-        )
+        # Holds ask by the requested name, estimates of cut streams by the answered one.
+        for model in {asked.model, answer.model} - {""}:
+            self._policy.estimates.observe(
+                call.provider,
+                model,
+                input_bytes=asked.input_bytes,
+                input_tokens=answer.usage.input_tokens,
+                output_bytes=answer.output_bytes,
+                output_tokens=answer.usage.output_tokens,
+            )
 
 
 def _coding(headers: Headers) -> str:

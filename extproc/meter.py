@@ -185,7 +185,7 @@ def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
         return replace(said, output_tokens=output), "estimated"
     if answer.complete and not answer.output_bytes:
         return Usage(), "none"
-    likely = policy.estimates.input_tokens(call.provider, model, asked.input_bytes)
+    likely = policy.estimates.likely_input_tokens(call.provider, model, asked.input_bytes)
     return Usage(input_tokens=likely, output_tokens=output), "estimated"
 
 

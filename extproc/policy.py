@@ -28,6 +28,9 @@ class Policy:
     max_response_bytes: int = 32 * 1024 * 1024
     unstated_output_tokens: int = 16_384
     hold_ms: int = 15 * 60 * 1000
+    deployments: Mapping[str, str] = field(default_factory=dict)
+    """Azure deployment, in lower case -> the model behind it; others are taken for a model's name.
+    """
     version: int = 0
     ready: bool = False
     keys: dict[bytes, Key] = field(default_factory=dict)

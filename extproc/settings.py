@@ -54,12 +54,21 @@ class Settings:
         16_384,
         "held for output when a request states no maximum",
     )
+    azure_deployments: str = _env(
+        "TOLLKEEPER_AZURE_DEPLOYMENTS", "", "models behind Azure deployments: NAME=MODEL,NAME=MODEL"
+    )
     hold_s: int = _env(
         "TOLLKEEPER_HOLD_S", 900, "seconds after which a hold that nobody settles expires"
     )
     host: str = _env(
         "TOLLKEEPER_HOST", socket.gethostname(), "this machine's name in producer names"
     )
+
+    @property
+    def deployments(self) -> dict[str, str]:
+        """Azure deployment, in lower case -> model."""
+        pairs = (part.partition("=") for part in self.azure_deployments.split(",") if part.strip())
+        return {name.strip().lower(): model.strip() for name, _, model in pairs}
 
     def socket(self, index: int) -> Path:
         """The Unix socket of one worker."""
@@ -82,6 +91,8 @@ def from_environment(environment: Mapping[str, str] = os.environ, **flags: Any) 
         raise SettingError("TOLLKEEPER_WORKERS must be a number from 1 to 64.")
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", settings.host):
         raise SettingError("TOLLKEEPER_HOST may have letters, digits, dots and dashes only.")
+    if not all(settings.deployments.values()) or "" in settings.deployments:
+        raise SettingError("TOLLKEEPER_AZURE_DEPLOYMENTS must be NAME=MODEL,NAME=MODEL.")
     return settings
 
 

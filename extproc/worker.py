@@ -37,6 +37,7 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
         max_response_bytes=settings.max_response_bytes,
         unstated_output_tokens=settings.unstated_output_tokens,
         hold_ms=settings.hold_s * 1000,
+        deployments=settings.deployments,
     )
     store = Store(settings.redis_url, keyspace)
     outbox = Outbox(Spool(settings.spool_dir, producer), store)

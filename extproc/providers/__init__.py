@@ -1,1 +1,3 @@
-"""What each provider's API looks like on the wire: requests in, usage out. Pure; one module per API, no base class."""
+"""What each provider's API looks like on the wire: requests in, usage out. Pure; one module an API.
+API, no base class.
+"""

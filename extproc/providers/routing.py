@@ -1,18 +1,26 @@
-"""Where a call goes: which provider, which of the API modules beside this file reads it, and its own path. Pure."""
+"""Where a call goes: which provider, which of the API modules beside this file reads it, and its
+own path. Pure.
+"""
 
 from dataclasses import dataclass
 from typing import Final
 
-from extproc.providers import anthropic, azure, openai
+from extproc.providers import anthropic, azure, compatible, openai
 from extproc.providers.shape import Api
 
-APIS: Final[dict[str, Api]] = {"openai": openai, "azure": azure, "anthropic": anthropic}
+APIS: Final[dict[str, Api]] = {
+    "openai": openai,
+    "azure": azure,
+    "anthropic": anthropic,
+    "compatible": compatible,
+}
 _KNOWN: Final = ("openai", "anthropic", "gemini", "bedrock", "azure")
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the route's gRPC metadata says; empty strings where the gateway's config says nothing."""
+    """What the route's gRPC metadata says; empty strings where the gateway's config says nothing.
+    """
 
     provider: str = ""
     api: str = ""
@@ -21,11 +29,17 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """`path` is the provider's own: without gateway prefix and query."""
+    """`path` is the provider's own: without gateway prefix and query. `deployment` is the name that
+    stands in an Azure path for a model, which the body cannot override.
+    """
 
     provider: str
     api: Api
     path: str
+
+    @property
+    def deployment(self) -> str:
+        return azure.deployment(self.path) if self.api is azure else ""
 
 
 def destination(path: str, told: Told) -> Destination:
@@ -40,7 +54,7 @@ def destination(path: str, told: Told) -> Destination:
             provider = "anthropic" if _is_messages(bare) else "openai"
     if prefix and (bare == prefix or bare.startswith(prefix + "/")):
         bare = bare[len(prefix) :] or "/"
-    return Destination(provider, APIS.get(told.api or provider, openai), bare)
+    return Destination(provider, APIS.get(told.api or provider, compatible), bare)
 
 
 def _is_messages(bare: str) -> bool:

@@ -1,4 +1,6 @@
-"""What the exchange asks of every provider's API: the values and the one protocol. Knows no provider."""
+"""What the exchange asks of every provider's API: the values and the one protocol. Knows no
+provider.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +11,8 @@ from ledger.event import Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a request body asks for. `input_bytes` is the size of the body: the basis of the input estimate.
+    """What a request body asks for. `input_bytes` is the size of the body: the basis of the input
+    estimate.
 
     `max_output_tokens` is the stated maximum for one choice, None where the request states none.
     `usage_on_request`: this stream reports usage only if asked, and the client did not ask.
@@ -33,10 +36,11 @@ class BadRequest:
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """What is known of an answer so far. `complete`: the API's own last word was seen, nothing more will change.
+    """What is known of an answer so far. `complete`: the API's own last word was seen, nothing more
+    will change.
 
-    `output_bytes` counts generated text (UTF-8) of all choices: the basis of an estimate where `usage` stays None.
-    `failed`: the answer carries the API's error, whatever its HTTP status.
+    `output_bytes` counts generated text (UTF-8) of all choices: the basis of an estimate where
+    `usage` stays None. `failed`: the answer carries the API's error, whatever its HTTP status.
     """
 
     model: str = ""
@@ -55,7 +59,8 @@ class Stream(Protocol):
     answer: Answer
 
     def feed(self, event: bytes, data: bytes) -> bool:
-        """Take in one SSE event (its `event` and `data` fields). True: it carries only the usage that we asked for.
+        """Take in one SSE event (its `event` and `data` fields). True: it carries only the usage
+        that we asked for.
 
         Never raises: data that is not what the API documents is ignored.
         """
@@ -65,15 +70,21 @@ class Api(Protocol):
     """The module of one API."""
 
     def operation(self, method: str, path: str) -> str:
-        """One of `ledger.event.OPERATIONS` for a path without query and gateway prefix; `other` where not metered."""
+        """One of `ledger.event.OPERATIONS` for a path without query and gateway prefix; `other`
+        where not metered.
+        """
 
     def read_request(self, operation: str, body: bytes) -> Asked | BadRequest: ...
 
     def ask_for_usage(self, body: bytes) -> bytes:
-        """The same request, asking its stream to end with usage; every other byte of it unchanged where possible."""
+        """The same request, asking its stream to end with usage; every other byte of it unchanged
+        where possible.
+        """
 
     def read_answer(self, operation: str, body: bytes) -> Answer:
-        """A whole, decoded JSON answer (any status). Never raises: an HTML page or `null` is an answer without usage."""
+        """A whole, decoded JSON answer (any status). Never raises: an HTML page or `null` is an
+        answer without usage.
+        """
 
     def stream(self, operation: str) -> Stream: ...
 

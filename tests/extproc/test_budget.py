@@ -14,9 +14,7 @@ USD = 1_000_000_000
 def refuse(amount: int, standing: Standing, of: Budget) -> Refusal:
     """The refusal of one call by one budget."""
     taken = shares(Keyspace(), (of,), NOW_US, amount, amount)
-    verdict = judge(
-        Plan("e", taken, 0), Reserved(False, (standing,)), NOW_US, open_when_away=False
-    )
+    verdict = judge(Plan("e", taken, 0), Reserved(False, (standing,)), NOW_US, open_when_away=False)
     assert isinstance(verdict, Refusal)
     return verdict
 

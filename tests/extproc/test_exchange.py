@@ -325,6 +325,21 @@ def test_the_draft_is_what_remains_if_the_process_dies() -> None:
     assert draft.counters[1] == made.cost_nanos
 
 
+def test_an_azure_deployment_is_priced_as_its_model() -> None:
+    """The path decides which model answers, whatever the body says."""
+    rules = policy(budget(), labels={})
+    rules.deployments = {"prod-chat": "gpt-4o"}
+    holds = []
+    for model in ("gpt-4o-mini", "gpt-4o"):
+        exchange = start(rules)
+        path = "/azure/openai/deployments/Prod-Chat/chat/completions?api-version=2024-10-21"
+        exchange.receive(ask(path), NOW_US)
+        action = exchange.receive(body(json.dumps(CHAT | {"model": model})), NOW_US)
+        assert isinstance(action, Reserve)
+        holds.append(action.plan.shares[0].amount)
+    assert holds[0] >= 100 * 10_000
+
+
 def test_an_exchange_that_never_began_leaves_no_event() -> None:
     """A stream without a message is no call."""
     assert start().close(NOW_US) is None

@@ -1,0 +1,156 @@
+"""OpenAI's API and every host that speaks it: requests and refusals. Knows no gateway."""
+
+from typing import Any, Final
+
+import orjson
+
+from extproc.providers import unmetered
+from extproc.providers.body import ask_for_usage, read_object
+from extproc.providers.fields import MOST_TOKENS, count, label
+from extproc.providers.limits import limit_fields
+from extproc.providers.openai_answer import ChatStream, ResponsesStream, read_answer
+from extproc.providers.paths import segments
+from extproc.providers.shape import Asked, BadRequest, Stream
+from extproc.providers.weight import input_bytes, prompts
+from extproc.refusal import Refusal
+
+__all__ = ["ask_for_usage", "operation", "read_answer", "read_request", "refuse", "stream"]
+
+_NAMES: Final = frozenset(
+    (
+        "model",
+        "messages",
+        "prompt",
+        "input",
+        "tools",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "n",
+        "best_of",
+        "service_tier",
+        "background",
+        "previous_response_id",
+    )
+)
+_MAXIMUM: Final = {
+    "chat": ("max_completion_tokens", "max_tokens"),
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+}
+_OPERATIONS: Final = ("completions", "responses", "embeddings")
+MOST_CHOICES: Final = 2**20
+_ERROR_TYPES: Final = {402: "insufficient_quota", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def operation(method: str, path: str) -> str:
+    """By the end of the path, as a base URL may hold any beginning of it, `/v1` or more."""
+    if method != "POST":
+        return "other"
+    end = segments(path)[-2:]
+    if end == ["chat", "completions"]:
+        return "chat"
+    if end == ["responses", "compact"]:
+        return "responses"
+    return end[-1] if end and end[-1] in _OPERATIONS else "other"
+
+
+def read_request(operation: str, body: bytes) -> Asked | BadRequest:
+    """What the request asks for, or one sentence on why it cannot be metered."""
+    asked = read_unnamed_request(operation, body)
+    if isinstance(asked, Asked) and not asked.model and operation != "other":
+        return BadRequest("The request names no model; set `model`.")
+    return asked
+
+
+def read_unnamed_request(operation: str, body: bytes) -> Asked | BadRequest:
+    """As `read_request`, but the model may be absent: some hosts have it in the path."""
+    if operation == "other":
+        return unmetered.read_request(body)
+    read = read_object(body, _NAMES)
+    if isinstance(read, BadRequest):
+        return read
+    request = read.fields
+    model = request.get("model")
+    if model is not None and not label(model):
+        return BadRequest("`model` must be a string of 1 to 256 printable characters.")
+    wrong = _wrong_type(operation, request)
+    if wrong:
+        return BadRequest(wrong)
+    streamed = bool(request.get("stream"))
+    on_request = streamed and operation in ("chat", "completions")
+    options = request.get("stream_options") or {}
+    return Asked(
+        model=label(model),
+        streamed=streamed,
+        max_output_tokens=_max_output_tokens(operation, request),
+        choices=_choices(operation, request),
+        input_bytes=input_bytes(request, read.size_bytes),
+        usage_on_request=on_request and options.get("include_usage") is not True,
+        service_tier=label(request.get("service_tier")),
+    )
+
+
+def stream(operation: str) -> Stream:
+    """A reader for a streamed answer."""
+    if operation in ("chat", "completions"):
+        return ChatStream()
+    return ResponsesStream() if operation == "responses" else unmetered.UnreadStream()
+
+
+def refuse(refusal: Refusal) -> bytes:
+    """OpenAI's error body; the fields after `code` are ours."""
+    kind = _ERROR_TYPES.get(refusal.status, "invalid_request_error")
+    if refusal.status >= 500:
+        kind = "server_error"
+    elif refusal.status == 429 and not refusal.retryable:
+        kind = "insufficient_quota"
+    error: dict[str, Any] = {
+        "message": refusal.message,
+        "type": kind,
+        "param": None,
+        "code": refusal.code,
+    }
+    return orjson.dumps({"error": error | limit_fields(refusal)})
+
+
+def _wrong_type(operation: str, request: dict[str, Any]) -> str | None:
+    """A sentence on a field that decides the cost and that servers may read differently."""
+    if type(request.get("stream")) not in (bool, type(None)):
+        return "`stream` must be true or false."
+    if type(request.get("stream_options")) not in (dict, type(None)):
+        return "`stream_options` must be an object."
+    for name in (*_MAXIMUM.get(operation, ()), "n", "best_of"):
+        value: object = request.get(name)
+        if value is not None and type(value) is not int and not _is_whole(value):
+            return f"`{name}` must be a whole number."
+    if operation == "responses" and request.get("background") and not request.get("stream"):
+        return (
+            "A background response is answered before its usage is known, so it cannot be metered; "
+            "leave `background` out, or set `stream`."
+        )
+    return None
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is float and value.is_integer()
+
+
+def _max_output_tokens(operation: str, request: dict[str, Any]) -> int | None:
+    """The larger where two names are used; none where a host reads zero or less as no limit."""
+    if operation == "embeddings":
+        return 0
+    stated = [request.get(name) or 0 for name in _MAXIMUM[operation]]
+    most = max(stated)
+    return min(int(most), MOST_TOKENS) if most > 0 else None
+
+
+def _choices(operation: str, request: dict[str, Any]) -> int:
+    if operation not in ("chat", "completions"):
+        return 1
+    each = count(request.get("n")) or 1
+    if operation == "completions":
+        each = max(each, count(request.get("best_of")) or 1) * prompts(request)
+    return min(each, MOST_CHOICES)

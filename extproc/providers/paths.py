@@ -1,0 +1,16 @@
+"""The segments of a request path as a lenient server reads them. Knows no API."""
+
+from urllib.parse import unquote
+
+
+def segments(path: str) -> list[str]:
+    """Lower-case segments, no empty ones or dots: `//v1/Chat%2Fcompletions/` is metered too."""
+    if "%" in path:
+        path = unquote(path)
+    found: list[str] = []
+    for segment in path.partition("?")[0].lower().split("/"):
+        if segment == "..":
+            del found[-1:]
+        elif segment and segment != ".":
+            found.append(segment)
+    return found
