@@ -1,4 +1,4 @@
--- The newest events first; ledger/spend.py fills {where}.
+-- The newest events first; ledger/spend.py fills the braces.
 SELECT * FROM events
  WHERE occurred_at >= coalesce(%(since)s::timestamptz, '-infinity')
    AND occurred_at < coalesce(%(until)s::timestamptz, 'infinity')

@@ -1,5 +1,5 @@
 -- Spending per group, and its total: whole hours from the rollups, what sticks out of them from the events.
--- ledger/spend.py fills the braces; {groups} and {where} name columns that both tables have.
+-- ledger/spend.py fills the braces; groups and filters name columns that both tables have.
 SELECT {names}, grouping(g0) = 1 AS is_total,
        sum(calls) AS calls, sum(refused_calls) AS refused_calls, sum(failed_calls) AS failed_calls,
        sum(unpriced_calls) AS unpriced_calls, sum(estimated_calls) AS estimated_calls,

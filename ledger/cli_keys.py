@@ -1,0 +1,291 @@
+"""`ledger keys`: issue, list, show, suspend, resume, revoke, rotate. Decides nothing itself."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from ledger.cli_publish import publish_now
+from ledger.cli_session import Run, format_option, hint, pass_run, show, who
+
+if TYPE_CHECKING:
+    from ledger.db import Session
+    from ledger.issue import IssuedKey
+    from ledger.tables import Column
+
+MAX_LISTED: Final = 10_000
+_MAX_CHANGES: Final = 100
+_why_option: Final = click.option("--why", default="", help="A remark for the books.")
+
+
+@click.group()
+def keys() -> None:
+    """Issue, list and end keys."""
+
+
+@keys.command()
+@click.option("--owner", help="Who answers for the key.  [required]")
+@click.option("--team", help="Whose money it spends.  [required]")
+@click.option("--agent", help="The program that calls.  [required]")
+@click.option("--workload", help="The work it does.  [required]")
+@click.option("--customer", default="", help="For whom the work is done.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Another label.")
+@click.option("--max-spend", metavar="USD", help="What the key may spend in its whole life.")
+@click.option("--expires", metavar="90d", help="When it ends: a length of time or a date.")
+@_why_option
+@format_option
+@pass_run
+def issue(
+    run: Run,
+    owner: str | None,
+    team: str | None,
+    agent: str | None,
+    workload: str | None,
+    customer: str,
+    labels: tuple[str, ...],
+    max_spend: str | None,
+    expires: str | None,
+    why: str,
+    output: str,
+) -> None:
+    """Issue a key. Its text is shown once; the books keep only its SHA-256."""
+    from ledger import cli_input, reports
+    from ledger import issue as issuing
+
+    named = cli_input.pairs(labels, "--label")
+    if customer and "customer" in named:
+        raise cli_input.InputError("--customer and --label customer=... are the same; give one.")
+    wanted = issuing.KeyRequest(
+        owner=owner,
+        team=team,
+        agent=agent,
+        workload=workload,
+        customer=customer or named.pop("customer", ""),
+        labels=named,
+        expires_at=cli_input.expiry(expires, datetime.now(UTC)) if expires else None,
+        max_spend_nanos=cli_input.usd(max_spend) if max_spend else None,
+    )
+    request = issuing.checked(wanted, reports.RESERVED_NAMES)
+    with run.books() as db:
+        with db.transaction() as session:
+            issued = issuing.issue(session, request, who=who(), why=why)
+        publish_now(run, db)
+    _show_issued(issued, output)
+
+
+@keys.command("list")
+@click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only keys with this label.")
+@click.option("--status", type=click.Choice(["active", "suspended", "revoked"]))
+@click.option("--limit", type=click.IntRange(1, MAX_LISTED), default=1000, show_default=True)
+@format_option
+@pass_run
+def list_keys(
+    run: Run, where: tuple[str, ...], status: str | None, limit: int, output: str
+) -> None:
+    """List keys, the newest first."""
+    from psycopg.types.json import Jsonb
+
+    from ledger import cli_input, reports, spend
+
+    with run.books() as db, db.transaction(snapshot=True) as session:
+        names = reports.allowed(reports.KEY_LABELS, spend.label_names(session))
+        chosen = dict(cli_input.selector(where, names))
+        columns = {
+            "key_id" if name == "key" else name: chosen.pop(name)
+            for name in reports.KEY_LABELS
+            if name in chosen
+        }
+        rows = session.run(
+            "keys_list",
+            status=status,
+            columns=Jsonb(columns),
+            labels=Jsonb(chosen),
+            limit=limit + 1,
+        )
+    now = datetime.now(UTC)
+    show(output, _columns(), [reports.key(row, now) for row in rows[:limit]], empty="No keys.")
+    if len(rows) > limit:
+        hint(f"These are the newest {limit}; --limit shows more.")
+
+
+@keys.command("show")
+@click.argument("key_id")
+@format_option
+@pass_run
+def show_key(run: Run, key_id: str, output: str) -> None:
+    """Show one key: its labels, what it spent, and who changed it."""
+    from ledger import issue as issuing
+    from ledger import reports
+
+    with run.books() as db, db.transaction() as session:
+        row = issuing.find(session, key_id)
+        [usage] = session.run("keys_usage", key_id=row["key_id"])
+        changes = session.run("keys_changes", key_id=row["key_id"], limit=_MAX_CHANGES)
+    spent = int(usage["spent_nanos"])
+    document = {
+        **reports.key(row, datetime.now(UTC)),
+        "calls": int(usage["calls"]),
+        "spent_nanos": spent,
+        "spent_usd": reports.usd_text(spent),
+        "last_used_at": usage["last_used_at"],
+        "changes": changes,
+    }
+    if output != "table":
+        show(output, (), [document], document=document)
+        return
+    _show_fields(document)
+    show("table", _change_columns(), changes)
+
+
+@keys.command()
+@click.argument("key_id")
+@_why_option
+@format_option
+@pass_run
+def suspend(run: Run, key_id: str, why: str, output: str) -> None:
+    """Refuse the key's calls until it is resumed."""
+    _set_status(run, key_id, "suspended", why, output)
+
+
+@keys.command()
+@click.argument("key_id")
+@_why_option
+@format_option
+@pass_run
+def resume(run: Run, key_id: str, why: str, output: str) -> None:
+    """Let a suspended key call again."""
+    _set_status(run, key_id, "active", why, output)
+
+
+@keys.command()
+@click.argument("key_id")
+@_why_option
+@format_option
+@pass_run
+def revoke(run: Run, key_id: str, why: str, output: str) -> None:
+    """End the key for good, within a second."""
+    _set_status(run, key_id, "revoked", why, output)
+
+
+@keys.command()
+@click.argument("key_id")
+@click.option(
+    "--grace", metavar="1h", help="How long the old key still works.  [default: not at all]"
+)
+@click.option("--max-spend", metavar="USD", help="The new key's limit.  [default: what is left]")
+@click.option(
+    "--expires", metavar="90d", help="When the new key ends.  [default: as long as the old]"
+)
+@_why_option
+@format_option
+@pass_run
+def rotate(
+    run: Run,
+    key_id: str,
+    grace: str | None,
+    max_spend: str | None,
+    expires: str | None,
+    why: str,
+    output: str,
+) -> None:
+    """Issue a new key with the same labels and end the old one."""
+    from ledger import cli_input
+    from ledger import issue as issuing
+
+    now = datetime.now(UTC)
+    grace_time = cli_input.duration(grace) if grace else timedelta()
+    ends_at = now + grace_time if grace_time else None
+    new_limit = cli_input.usd(max_spend) if max_spend else None
+    new_end = cli_input.expiry(expires, now) if expires else None
+    with run.books() as db:
+        with db.transaction() as session:
+            old = issuing.find(session, key_id)
+            issuing.may_rotate(old)
+            if new_end is None and old["expires_at"] is not None:
+                new_end = now + (old["expires_at"] - old["created_at"])
+            request = issuing.successor(
+                old,
+                _spent_nanos(session, old["key_id"]),
+                expires_at=new_end,
+                max_spend_nanos=new_limit,
+                has_grace=ends_at is not None,
+            )
+            issued = issuing.rotate(session, old, request, ends_at=ends_at, who=who(), why=why)
+        publish_now(run, db)
+    _show_issued(issued, output, replaces=old["key_id"])
+
+
+def _spent_nanos(session: "Session", key_id: str) -> int:
+    [usage] = session.run("keys_usage", key_id=key_id)
+    return int(usage["spent_nanos"])
+
+
+def _set_status(run: Run, key_id: str, status: str, why: str, output: str) -> None:
+    from ledger import issue as issuing
+    from ledger import reports
+
+    with run.books() as db:
+        with db.transaction() as session:
+            row = issuing.set_status(session, key_id, status, who=who(), why=why)
+        publish_now(run, db)
+    shown = reports.key(row, datetime.now(UTC))
+    show(output, _columns(), [shown], document=shown)
+
+
+def _show_issued(issued: "IssuedKey", output: str, replaces: str | None = None) -> None:
+    from ledger import reports
+
+    document = {"key": issued.text, **reports.key(issued.row, datetime.now(UTC))}
+    if replaces is not None:
+        document["replaces"] = replaces
+    if output != "table":
+        show(output, (), [document], document=document)
+        return
+    click.echo(f"{issued.text}\n")
+    _show_fields(document)
+    hint("\nKeep the key now: it is not stored and cannot be shown again.")
+
+
+def _show_fields(document: Mapping[str, Any]) -> None:
+    from ledger.reports import selector_text
+    from ledger.tables import iso, money, printable
+
+    skipped = ("key", "changes", "max_spend_usd", "spent_usd")
+    for name, value in document.items():
+        if name in skipped or value is None or value == "" or value == {}:
+            continue
+        if name.endswith("_nanos"):
+            name, value = name.removesuffix("_nanos"), money(value)
+        elif isinstance(value, datetime):
+            value = iso(value)
+        elif isinstance(value, Mapping):
+            value = selector_text(value.items())
+        click.echo(f"{name.replace('_', ' '):<12}  {printable(str(value))}")
+    click.echo()
+
+
+def _columns() -> "list[Column]":
+    from ledger.tables import Column
+
+    return [
+        Column("key_id", "Key", "id"),
+        Column("owner", "Owner"),
+        Column("team", "Team"),
+        Column("agent", "Agent"),
+        Column("workload", "Workload"),
+        Column("status", "Status", "id"),
+        Column("expires_at", "Expires", "date"),
+        Column("max_spend_nanos", "Limit", "limit"),
+    ]
+
+
+def _change_columns() -> "list[Column]":
+    from ledger.tables import Column
+
+    return [
+        Column("at", "Changed", "time"),
+        Column("what", "What", "id"),
+        Column("who", "Who"),
+        Column("why", "Why"),
+    ]

@@ -1,0 +1,162 @@
+"""`ledger spend` and `ledger events`: questions to the books. Aggregates nothing itself."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from ledger.cli_session import Run, format_option, hint, pass_run, show
+
+if TYPE_CHECKING:
+    from ledger.reports import Question
+    from ledger.tables import Column
+
+_MAX_ROWS: Final = 10_000
+_MAX_EVENTS: Final = 100_000
+_EVENTS_IN_A_TABLE: Final = 50
+_EVENTS_IN_A_FILE: Final = 10_000
+
+_since: Final = click.option("--since", metavar="7d|DATE", help="From then on (UTC).")
+_until: Final = click.option("--until", metavar="1d|DATE", help="Up to but without then (UTC).")
+_where: Final = click.option(
+    "--where", multiple=True, metavar="NAME=VALUE", help="Only calls with this label."
+)
+
+
+@click.command()
+@click.option(
+    "--by",
+    multiple=True,
+    required=True,
+    metavar="team[,agent,...]",
+    help="What to sum by: any label, provider, model, key, hour, day, month, run_id and more.",
+)
+@_since
+@_until
+@_where
+@click.option("--limit", type=click.IntRange(1, _MAX_ROWS), default=1000, show_default=True)
+@format_option
+@pass_run
+def spend(
+    run: Run,
+    by: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    where: tuple[str, ...],
+    limit: int,
+    output: str,
+) -> None:
+    """Who spent how much: calls, tokens and cost per group, the dearest first, and their total.
+
+    Hours, days and months are UTC's. CSV has no total row, so that a pivot does not count it twice.
+    """
+    from ledger import cli_input, reports
+    from ledger import spend as books
+
+    with run.books() as db, db.transaction(snapshot=True) as session:
+        labels = books.label_names(session)
+        asked = _question(since, until, where, labels)
+        dimensions = reports.allowed(
+            reports.ROLLUP_DIMENSIONS, reports.TIME_DIMENSIONS, reports.EVENT_DIMENSIONS, labels
+        )
+        question = replace(asked, by=cli_input.dimensions(by, dimensions))
+        answer = reports.spend(question, books.spend(session, question, limit), limit)
+    document = {
+        "by": question.by,
+        "since": question.since,
+        "until": question.until,
+        "rows": answer.rows,
+        "total": answer.total,
+    }
+    total = {question.by[0]: "Total", **dict.fromkeys(question.by[1:], " "), **answer.total}
+    show(
+        output,
+        _spend_columns(question),
+        answer.rows,
+        total=total,
+        document=document,
+        empty="Nothing was spent or called.",
+    )
+    if answer.truncated:
+        hint(f"These are the first {limit} rows (the total is of all); --limit shows more.")
+
+
+@click.command()
+@click.option(
+    "--limit",
+    type=click.IntRange(1, _MAX_EVENTS),
+    help=f"At most so many.  [default: {_EVENTS_IN_A_TABLE} in a table, {_EVENTS_IN_A_FILE} else]",
+)
+@_since
+@_until
+@_where
+@format_option
+@pass_run
+def events(
+    run: Run,
+    limit: int | None,
+    since: str | None,
+    until: str | None,
+    where: tuple[str, ...],
+    output: str,
+) -> None:
+    """The metered calls, newest first; JSON and CSV have every field."""
+    from ledger import reports
+    from ledger import spend as books
+
+    most = limit or (_EVENTS_IN_A_TABLE if output == "table" else _EVENTS_IN_A_FILE)
+    with run.books() as db, db.transaction(snapshot=True) as session:
+        question = _question(since, until, where, books.label_names(session))
+        found = books.newest_events(session, question, most + 1)
+    rows = [reports.event(row) for row in found[:most]]
+    if output == "table":
+        rows = [{**row, "result": reports.result(row)} for row in rows]
+    show(output, _event_columns(), rows, empty="No calls.")
+    if len(found) > most:
+        hint(f"These are the newest {most}; --limit shows more.")
+
+
+def _question(
+    since: str | None, until: str | None, where: tuple[str, ...], labels: list[str]
+) -> "Question":
+    from ledger import cli_input, reports
+
+    now = datetime.now(UTC)
+    names = reports.allowed(
+        reports.ROLLUP_DIMENSIONS, reports.FILTERS, reports.EVENT_DIMENSIONS, labels
+    )
+    start = cli_input.moment(since, now) if since else None
+    end = cli_input.moment(until, now) if until else None
+    if start and end and start >= end:
+        raise cli_input.InputError("--since must lie before --until.")
+    return reports.Question(where=cli_input.selector(where, names), since=start, until=end)
+
+
+def _spend_columns(question: "Question") -> "list[Column]":
+    from ledger.tables import Column
+
+    return [
+        *(Column(name, name.replace("_", " ").capitalize(), "name") for name in question.by),
+        Column("calls", "Calls", "count"),
+        Column("refused_calls", "Refused", "count"),
+        Column("unpriced_calls", "Unpriced", "count"),
+        Column("input_tokens", "Input", "tokens"),
+        Column("output_tokens", "Output", "tokens"),
+        Column("cost_nanos", "Cost", "usd"),
+    ]
+
+
+def _event_columns() -> "list[Column]":
+    from ledger.tables import Column
+
+    return [
+        Column("occurred_at", "Time (UTC)", "time"),
+        Column("team", "Team"),
+        Column("agent", "Agent"),
+        Column("model", "Model"),
+        Column("result", "Result"),
+        Column("input_tokens", "Input", "tokens"),
+        Column("output_tokens", "Output", "tokens"),
+        Column("cost_nanos", "Cost", "usd"),
+    ]

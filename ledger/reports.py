@@ -1,0 +1,247 @@
+"""Rows of the books and counters, shaped for people and scripts. Knows no SQL and no terminal."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from ledger.budgets import Budget, window_at
+from ledger.event import FIELDS
+from ledger.money import NANOS_PER_USD
+
+Row = dict[str, Any]
+
+# What spending can be asked by, and the column that answers: first those that the rollups hold.
+ROLLUP_DIMENSIONS: Final = {
+    "owner": "owner",
+    "principal": "principal",
+    "team": "team",
+    "agent": "agent",
+    "workload": "workload",
+    "customer": "customer",
+    "key": "key_id",
+    "provider": "provider",
+    "model": "model",
+    "operation": "operation",
+    "root_team": "root_team",
+    "root_agent": "root_agent",
+    "root_workload": "root_workload",
+    "root_key": "root_key_id",
+    "key_id": "key_id",
+    "chain_trust": "chain_trust",
+}
+EVENT_DIMENSIONS: Final = {
+    "run_id": "run_id",
+    "model_requested": "model_requested",
+    "outcome": "outcome",
+    "refusal": "refusal",
+    "http_status": "http_status",
+    "streamed": "streamed",
+    "route": "route",
+    "usage_source": "usage_source",
+    "price_source": "price_source",
+    "service_tier": "service_tier",
+    "producer": "producer",
+}
+TIME_DIMENSIONS: Final = {"hour": "%Y-%m-%dT%H:%MZ", "day": "%Y-%m-%d", "month": "%Y-%m"}  # in UTC
+WELL_KNOWN_LABELS: Final = ("environment", "project", "cost_center")
+SELECTOR_LABELS: Final = (
+    "owner", "principal", "team", "agent", "workload", "customer", "key", "provider",
+)  # fmt: skip
+FILTERS: Final = ("event_id",)  # what a filter may name beside the dimensions
+KEY_LABELS: Final = ("key", "owner", "team", "agent", "workload", "customer")
+SPEND_SUMS: Final = (
+    "calls",
+    "refused_calls",
+    "failed_calls",
+    "unpriced_calls",
+    "estimated_calls",
+    "input_tokens",
+    "cache_read_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cost_nanos",
+)
+
+EVENT_NAMES: Final = tuple("occurred_at" if name == "occurred_at_us" else name for name in FIELDS)
+RESERVED_NAMES: Final = frozenset(
+    {*EVENT_NAMES, *ROLLUP_DIMENSIONS, *EVENT_DIMENSIONS, *TIME_DIMENSIONS}
+)
+"""Names that mean something in an event or a report, so that no optional label may have them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Sums per `by`, of the calls that `where` picks, from `since` to before `until`."""
+
+    by: tuple[str, ...] = ()
+    where: tuple[tuple[str, str], ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """The answer: rows in order, their total, and whether there were more rows than asked for."""
+
+    rows: list[Row]
+    total: Row
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a budget's counter says."""
+
+    used: int = 0
+    held: int = 0
+
+
+def rollups_answer(question: Question) -> bool:
+    """Whether the hourly sums know everything that the question names; events know the rest."""
+    named = {*question.by, *(name for name, _ in question.where)}
+    return named.isdisjoint(EVENT_DIMENSIONS) and named.isdisjoint(FILTERS)
+
+
+def whole_hours(question: Question) -> tuple[datetime | None, datetime | None]:
+    """The first and the last edge of whole hours in the question; None where that side is open."""
+    first, last = question.since, question.until
+    if first is not None and first != _hour(first):
+        first = _hour(first) + timedelta(hours=1)
+    return first, None if last is None else _hour(last)
+
+
+def spend(question: Question, found: Iterable[Mapping[str, Any]], limit: int) -> Spend:
+    """Shape grouped sums, whose total is marked by `is_total` and whose groups are g0, g1 ..."""
+    rows, total = [], _sums({})
+    for row in found:
+        if row["is_total"]:
+            total = _sums(row)
+        else:
+            rows.append({**_groups(question.by, row), **_sums(row)})
+    return Spend(rows[:limit], total, len(rows) > limit)
+
+
+def event(row: Mapping[str, Any]) -> Row:
+    """An event under its public names, in their order; `occurred_at` is a time."""
+    return {name: row[name] for name in EVENT_NAMES}
+
+
+def result(row: Mapping[str, Any]) -> str:
+    """How a call ended, in one word or two: why it was refused, else its outcome."""
+    return str(row["refusal"] or row["outcome"])
+
+
+def key(row: Mapping[str, Any], now: datetime) -> Row:
+    """A key without anything secret. `status` says what a call with it meets now."""
+    expired = row["status"] != "revoked" and row["expires_at"] and row["expires_at"] <= now
+    limit = row["max_spend_nanos"]
+    return {
+        **{name: row[name] for name in ("key_id", "owner", "team", "agent", "workload")},
+        "customer": row["customer"],
+        "labels": row["labels"],
+        "status": "expired" if expired else row["status"],
+        "expires_at": row["expires_at"],
+        "max_spend_nanos": limit,
+        "max_spend_usd": None if limit is None else usd_text(limit),
+        "created_at": row["created_at"],
+    }
+
+
+def budget(granted: Budget) -> Row:
+    """A budget as it was asked for; `amount` is nanodollars or tokens, as `unit` says."""
+    return {
+        "budget_id": granted.budget_id,
+        "name": granted.name,
+        "where": dict(granted.where),
+        "unit": granted.unit,
+        "amount": granted.amount,
+        **_in_usd(granted.unit, amount=granted.amount),
+        "per": granted.per,
+        "time_zone": granted.time_zone,
+        "on_exceed": granted.on_exceed,
+        "alerts": list(granted.alerts),
+        "limit_source": granted.limit_source,
+    }
+
+
+def budget_status(granted: Budget, standing: Standing, now: datetime) -> Row:
+    """A budget beside its counter: what is used, held by calls in flight, and left."""
+    window = window_at(granted.per, granted.time_zone, micros(now))
+    left = granted.amount - standing.used - standing.held
+    taken = standing.used + standing.held
+    return {
+        **budget(granted),
+        "window": window.name,
+        "window_starts": None if window.end_us is None else _moment(window.start_us),
+        "turns_at": None if window.end_us is None else _moment(window.end_us),
+        "used": standing.used,
+        "held": standing.held,
+        "left": left,
+        "percent": min(taken * 100 // granted.amount, 999_999) if granted.amount else 100,
+        **_in_usd(granted.unit, used=standing.used, held=standing.held, left=left),
+        "alert": max(
+            (p for p in granted.alerts if standing.used * 100 >= p * granted.amount), default=None
+        ),
+    }
+
+
+def allowed(*groups: Iterable[str]) -> list[str]:
+    """The names of every group, each once, in order."""
+    return list(dict.fromkeys(name for group in groups for name in group))
+
+
+def amount_text(unit: str, number: int) -> str:
+    """An amount as it would be typed after --amount, to its last digit: `12.5usd`, `1.5Mtok`."""
+    sizes = ((NANOS_PER_USD, "usd"),) if unit == "usd" else _TOKEN_UNITS
+    size, name = next((pair for pair in sizes if abs(number) >= pair[0]), sizes[-1])
+    return f"{Decimal(number) / size:f}{name}"
+
+
+def usd_text(nanos: int) -> str:
+    """Dollars for scripts: all nine decimals, never an exponent, no unit."""
+    whole, fraction = divmod(abs(nanos), NANOS_PER_USD)
+    return f"{'-' if nanos < 0 else ''}{whole}.{fraction:09}"
+
+
+def selector_text(where: Iterable[tuple[str, str]]) -> str:
+    """A selector as it would be typed after --where."""
+    return ",".join(f"{name}={value}".replace(",", "\\,") for name, value in where) or "all"
+
+
+def _in_usd(unit: str, **amounts: int) -> Row:
+    return {f"{name}_usd": usd_text(n) for name, n in amounts.items()} if unit == "usd" else {}
+
+
+def _groups(by: Sequence[str], row: Mapping[str, Any]) -> Row:
+    return {name: _group_text(name, row[f"g{place}"]) for place, name in enumerate(by)}
+
+
+def _group_text(name: str, value: Any) -> str:
+    if name in TIME_DIMENSIONS:
+        moment: datetime = value
+        return moment.astimezone(UTC).strftime(TIME_DIMENSIONS[name])
+    return str(value)
+
+
+def _sums(row: Mapping[str, Any]) -> Row:
+    sums = {name: int(row.get(name) or 0) for name in SPEND_SUMS}
+    return {**sums, "cost_usd": usd_text(sums["cost_nanos"])}
+
+
+def _hour(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since the Unix epoch."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _moment(micros: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+_TOKEN_UNITS: Final = ((10**9, "Btok"), (10**6, "Mtok"), (10**3, "ktok"), (1, "tok"))
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,0 +1,98 @@
+"""Asks the books for events and for what was spent. Shapes nothing and knows no terminal."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from psycopg import sql
+
+from ledger.db import Row, Session, statement
+from ledger.reports import (
+    EVENT_DIMENSIONS,
+    ROLLUP_DIMENSIONS,
+    TIME_DIMENSIONS,
+    WELL_KNOWN_LABELS,
+    Question,
+    allowed,
+    rollups_answer,
+    whole_hours,
+)
+
+MAX_SPEND_ROWS: Final = 10_000
+MAX_EVENTS: Final = 100_000
+_COLUMNS: Final = {
+    **ROLLUP_DIMENSIONS,
+    **EVENT_DIMENSIONS,
+    "event_id": "event_id",
+    "key_id": "key_id",
+}
+
+
+def label_names(session: Session) -> list[str]:
+    """The optional labels that a report may name: well-known ones and those that a key carries."""
+    carried = (row["name"] for row in session.run("keys_label_names"))
+    return allowed(WELL_KNOWN_LABELS, carried)
+
+
+def spend(session: Session, question: Question, limit: int) -> list[Row]:
+    """The total and up to `limit` + 1 groups, the dearest first, or by time where it is asked."""
+    names = [sql.Identifier(f"g{place}") for place in range(len(question.by))]
+    times = [names[place] for place, name in enumerate(question.by) if name in TIME_DIMENSIONS]
+    order = [*times, sql.SQL("sum(cost_nanos) DESC NULLS LAST"), sql.SQL("calls DESC"), *names]
+    first_hour, last_hour = whole_hours(question)
+    given = {
+        "since": question.since,
+        "until": question.until,
+        "first_hour": first_hour,
+        "last_hour": last_hour,
+        "limit": limit + 2,
+    }
+    groups = [_expression(name, f"by{place}", given) for place, name in enumerate(question.by)]
+    query = _composed(
+        "spend_rollups" if rollups_answer(question) else "spend_events",
+        names=_listed(names),
+        groups=_listed(
+            sql.SQL("{} AS {}").format(group, name)
+            for group, name in zip(groups, names, strict=True)
+        ),
+        where=_filter(question, given),
+        order=_listed(order),
+    )
+    return session.connection.execute(query, given).fetchall()
+
+
+def newest_events(session: Session, question: Question, limit: int) -> list[Row]:
+    """Up to `limit` events, the newest first."""
+    given = {"since": question.since, "until": question.until, "limit": limit}
+    query = _composed("events_newest", where=_filter(question, given))
+    return session.connection.execute(query, given).fetchall()
+
+
+def _composed(name: str, **parts: sql.Composable) -> sql.Composed:
+    """The statement with its braces filled; what a person typed is among the parameters."""
+    return sql.SQL(statement(name).decode()).format(**parts)
+
+
+def _listed(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)
+
+
+def _filter(question: Question, given: dict[str, Any]) -> sql.Composed:
+    terms: list[sql.Composable] = [sql.SQL("true")]
+    for place, (name, value) in enumerate(question.where):
+        given[f"value{place}"] = value
+        terms.append(
+            sql.SQL("{} = {}").format(
+                _expression(name, f"label{place}", given), sql.Placeholder(f"value{place}")
+            )
+        )
+    return sql.SQL(" AND ").join(terms)
+
+
+def _expression(name: str, parameter: str, given: dict[str, Any]) -> sql.Composable:
+    """The text that a dimension stands for; whatever is no dimension is an optional label."""
+    if name in TIME_DIMENSIONS:
+        return sql.SQL("date_trunc({}, occurred_at, 'UTC')").format(sql.Literal(name))
+    if name in _COLUMNS:
+        return sql.SQL("{}::text").format(sql.Identifier(_COLUMNS[name]))
+    given[parameter] = name
+    return sql.SQL("coalesce(labels ->> {}::text, '')").format(sql.Placeholder(parameter))
