@@ -10,18 +10,34 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 PERIODS: Final = ("minute", "hour", "day", "week", "month", "quarter", "total")
-UNITS: Final = ("usd", "tokens")
+UNITS: Final = ("usd", "tokens", "calls", "parallel")
+UNSTATED: Final = ("learned", "cap", "ceiling")
+LIMIT_SOURCES: Final = ("budget", "key", "rate", "wallet")
 ON_EXCEED: Final = ("block", "throttle", "suspend", "shadow")
 TOTAL: Final = "total"
 _MINUTE_US: Final = 60_000_000
 _REFERENCE: Final = datetime(2020, 1, 1, tzinfo=UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """`amount` more, in the budget's own unit, from `from_us` until just before `until_us`."""
+
+    amount: int
+    from_us: int
+    until_us: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """An amount over a window for the calls that a selector picks.
 
-    `amount` is nanodollars (unit `usd`) or tokens, input and output together (unit `tokens`).
+    `amount` is nanodollars (unit `usd`), tokens, input and output together (`tokens`), calls that
+    were let through (`calls`), or calls under way at the same time (`parallel`; nothing stays used).
+    `unstated` says what to hold for output where a request states no maximum: see the sidecar's
+    `hold`. `raises` are one-off raises, each with its own end. `limit_source` says what kind of
+    limit this is to the caller: a `budget`, the `key`'s own, a `rate`, or a `wallet` of prepaid
+    credit, which calls that bring their own provider credential do not touch.
     `where` pairs a label name with the value it must have. Calls that the sidecar enforced under a
     directory version below `counts_from` were settled before it knew this budget; the ledger adds
     them to the counter, the sidecar all others.
@@ -35,6 +51,8 @@ class Budget:
     per: str
     time_zone: str = "UTC"
     on_exceed: str = "block"
+    unstated: str = "learned"
+    raises: tuple[Raise, ...] = ()
     alerts: tuple[int, ...] = ()
     limit_source: str = "budget"
     counts_from: int = 0
@@ -61,8 +79,18 @@ def from_document(document: Mapping[str, Any]) -> Budget:
     """The budget in a published document; fields that this version does not know are ignored."""
     known = {name: document[name] for name in Budget.__dataclass_fields__ if name in document}
     known["where"] = tuple((str(name), str(value)) for name, value in known["where"])
+    known["raises"] = tuple(
+        Raise(int(each["amount"]), int(each["from_us"]), int(each["until_us"]))
+        for each in known.get("raises", ())
+    )
     known["alerts"] = tuple(int(percent) for percent in known.get("alerts", ()))
     return Budget(**known)
+
+
+def limit_at(budget: Budget, at_us: int) -> int:
+    """The budget's amount at an instant, with the raises that are in force."""
+    raised = sum(each.amount for each in budget.raises if each.from_us <= at_us < each.until_us)
+    return budget.amount + raised
 
 
 def matches(budget: Budget, labels: Mapping[str, str]) -> bool:

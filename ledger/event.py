@@ -113,6 +113,9 @@ class MeteredEvent:
     route: str = ""
     policy_version: int = 0
     service_tier: str = ""
+    byok: bool = False
+    refused_by: str = ""
+    shadow_refusal: str = ""
 
 
 FIELDS: Final = tuple(f.name for f in fields(MeteredEvent))
