@@ -22,6 +22,8 @@ RESERVING   `Reserve` is out; waiting for the verdict
 UPSTREAM    admitted; waiting for the response headers
 BUFFERED    waiting for the whole response body
 STREAMED    reading a response as it passes
+GROWING     as STREAMED, and a larger hold is asked for; the chunk in hand waits for the verdict
+CUT         the hold could not grow: the API's own error was sent, and the next chunk is a reset
 DONE        the event is settled; whatever comes is let pass unchanged
 
 A message that the table below does not have is Envoy out of step. Before admission it is refused,
@@ -32,9 +34,10 @@ for.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from math import inf
 from typing import Any, Final, overload
 
-from extproc.budget import Admitted, Plan, shares
+from extproc.budget import Admitted, Plan
 from extproc.events import (
     CONTINUE,
     BodyMode,
@@ -49,23 +52,27 @@ from extproc.events import (
     ResponseHeaders,
     ResponseTrailers,
 )
+from extproc.hold import Hold, hold_asked, hold_growth, hold_unread
 from extproc.identity import present, refuse_key
 from extproc.inflate import InflateError, open_inflate
-from extproc.meter import FREE_METHODS, Call, Draft, Settlement, draft, meter, rates_for
+from extproc.meter import Call, Draft, Settlement, draft, meter
 from extproc.policy import Policy
 from extproc.providers.routing import Destination, Told, destination
-from extproc.providers.shape import Asked, BadRequest
+from extproc.providers.shape import BadRequest
 from extproc.reading import StreamedAnswer
 from extproc.refusal import Refusal
 from ledger.money import usd_from_nanos
-from ledger.prices import ceiling_nanos
 
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Ask the store for these holds, all or none, and give the verdict back to the exchange."""
+    """Ask the store for these holds, all or none, and give the verdict back to the exchange.
+
+    `grow`: they add to what the call holds already.
+    """
 
     plan: Plan
+    grow: bool = False
 
 
 class State(Enum):
@@ -75,6 +82,8 @@ class State(Enum):
     UPSTREAM = auto()
     BUFFERED = auto()
     STREAMED = auto()
+    GROWING = auto()
+    CUT = auto()
     DONE = auto()
 
 
@@ -83,6 +92,9 @@ Action = Reply | Reserve
 Verdict = Admitted | Refusal
 
 _BEFORE_ADMISSION: Final = (State.IDLE, State.BODY, State.RESERVING)
+_EARLY: Final = 0.7
+_LATE: Final = 0.95
+"""Parts of a stream's hold at which more is asked for, and at which it is the last time."""
 _METERED_TYPES: Final = ("", "application/json", "text/plain")
 _DESTINATION_UNKNOWN: Final = Told()
 
@@ -97,8 +109,13 @@ class Exchange:
         self._call = Call(event_id=event_id, started_us=0)
         self._destination: Destination | None = None
         self._request_mode = BodyMode.NONE
+        self._body = b""
         self._injected = False
         self._onward: Continue = CONTINUE
+        self._hold: Hold | None = None
+        self._granted = 0
+        self._grow_at = 0.0
+        self._last_chance = False
         self._reading: StreamedAnswer | None = None
         self._content_encoding = ""
         self._settlement: Settlement | None = None
@@ -106,7 +123,7 @@ class Exchange:
 
     @property
     def done(self) -> bool:
-        return self.state is State.DONE
+        return self.state in (State.DONE, State.CUT)
 
     @overload
     def receive(self, event: Verdict, now_us: int) -> Reply: ...
@@ -126,8 +143,12 @@ class Exchange:
             return self._refuse(Refusal(status=500, code="out_of_order", message=says))
         return CONTINUE
 
-    def draft(self) -> Draft:
-        """The event as it would stand if this process died now."""
+    def draft(self) -> Draft | None:
+        """The event as it would stand if this process died now; None unless the call has just been
+        let through, and could cost something.
+        """
+        if self.state is not State.UPSTREAM or self._call.free:
+            return None
         return draft(self._call, self._policy)
 
     def close(self, now_us: int) -> Settlement | None:
@@ -152,24 +173,18 @@ class Exchange:
             return self._refuse(_NOT_READY)
         key = self._policy.key(presented.digest)
         refusal = refuse_key(key, presented.digest is not None, now_us)
-        if key is not None:
-            call.key = key
+        call.key, call.byok = key, presented.byok
         if refusal is not None:
             return self._refuse(refusal)
         changes = () if presented.path is None else ((":path", presented.path.encode("latin-1")),)
         if call.operation == "other":
             self._onward = Continue(set_headers=changes, remove_headers=presented.remove)
-            return self._admit_unread(now_us)
+            hold = hold_unread(call, self._policy, now_us)
+            if call.free and not hold.plan.shares:
+                self.state = State.UPSTREAM
+                return self._onward
+            return self._reserve(hold)
         return self._want_body(event, changes, presented.remove)
-
-    def _admit_unread(self, now_us: int) -> Action:
-        """A call whose body we do not read: free ones go, the others must find their budgets not
-        yet spent.
-        """
-        if self._call.method in FREE_METHODS:
-            self.state = State.UPSTREAM
-            return self._onward
-        return self._reserve(0, 0, now_us)
 
     def _want_body(
         self, event: RequestHeaders, changes: tuple[tuple[str, bytes], ...], remove: tuple[str, ...]
@@ -207,51 +222,43 @@ class Exchange:
             asked = replace(asked, model=model)
         call.asked = asked
         call.streamed = asked.streamed
-        self._onward = CONTINUE
-        if asked.usage_on_request:
-            self._injected = True
-            changed = api.ask_for_usage(body)
-            self._onward = Continue(
-                set_headers=(("content-length", str(len(changed)).encode()),),
-                remove_headers=("content-encoding",) if self._content_encoding else (),
-                body=changed,
-            )
-        return self._reserve_asked(asked, now_us)
+        self._body = body
+        self._injected = asked.usage_on_request
+        hold = hold_asked(call, self._policy, now_us)
+        return self._refuse(hold) if isinstance(hold, Refusal) else self._reserve(hold)
 
-    def _reserve_asked(self, asked: Asked, now_us: int) -> Action:
-        """Hold the most that this request can cost."""
-        call, policy = self._call, self._policy
-        rates = rates_for(call, policy, asked.model, asked.service_tier)
-        budgets = policy.binding(call.key, call.provider) if call.key is not None else ()
-        tokens_in = policy.estimates.input_tokens(call.provider, asked.model, asked.input_bytes)
-        tokens_out = 0
-        if call.operation != "embeddings":
-            stated = asked.max_output_tokens
-            tokens_out = policy.unstated_output_tokens if stated is None else stated
-            tokens_out *= asked.choices
-        if rates is None:
-            money = next((b for b in budgets if b.unit == "usd"), None)
-            if money is not None and asked.model:
-                return self._refuse(_unpriced(asked.model, money.name))
-            return self._reserve(0, tokens_in + tokens_out, now_us)
-        nanos = ceiling_nanos(rates, tokens_in, tokens_out)
-        return self._reserve(nanos, tokens_in + tokens_out, now_us)
-
-    def _reserve(self, nanos: int, tokens: int, now_us: int) -> Action:
-        call, policy = self._call, self._policy
-        assert call.key is not None
-        budgets = policy.binding(call.key, call.provider)
-        taken = shares(policy.keyspace, budgets, call.started_us, max(1, nanos), max(1, tokens))
-        call.plan = Plan(call.event_id, taken, now_us // 1000 + policy.hold_ms)
-        call.hold_nanos = nanos if any(s.budget.unit == "usd" for s in taken) else 0
+    def _reserve(self, hold: Hold) -> Action:
+        self._hold = hold
         self.state = State.RESERVING
-        return Reserve(call.plan)
+        return Reserve(hold.plan)
 
     def _admitted(self, event: Admitted, now_us: int) -> Action:
-        if not event.held:
-            self._call.hold_nanos = 0
+        assert self._hold is not None
+        call, hold = self._call, self._hold
+        call.shadow = event.shadow
+        self._granted = event.granted
+        money = any(share.budget.unit == "usd" for share in hold.plan.shares)
+        call.hold_nanos = hold.nanos_for(event.granted) if event.held and money else 0
+        self._grow_at = _EARLY * event.granted if hold.grows and event.held else inf
         self.state = State.UPSTREAM
-        return self._onward
+        return self._onward if call.asked is None else self._send_on(hold, event.held)
+
+    def _send_on(self, hold: Hold, held: bool) -> Continue:
+        """The request as it goes upstream: asking for usage, and with the maximum that is held."""
+        assert self._destination is not None
+        assert self._call.asked is not None
+        api, asked, body = self._destination.api, self._call.asked, self._body
+        self._body = b""
+        changed = api.ask_for_usage(body) if self._injected else body
+        if hold.states_maximum and held:
+            changed = api.state_maximum(self._call.operation, changed, asked.model, self._granted)
+        if changed is body:
+            return CONTINUE
+        return Continue(
+            set_headers=(("content-length", str(len(changed)).encode()),),
+            remove_headers=("content-encoding",) if self._content_encoding else (),
+            body=changed,
+        )
 
     def _refused(self, event: Refusal, now_us: int) -> Action:
         self._call.hold_nanos = 0
@@ -354,15 +361,60 @@ class Exchange:
     def _chunk(self, event: ResponseBody, now_us: int) -> Action:
         assert self._reading is not None
         body = self._reading.feed(event.body, event.ended)
-        answer = self._reading.answer
+        reply = CONTINUE if body is None else Continue(body=body)
+        answer, call = self._reading.answer, self._call
         if answer.complete or answer.failed:
-            failed = answer.failed or self._call.http_status >= 400
-            self._call.outcome = "provider_error" if failed else "ok"
+            failed = answer.failed or call.http_status >= 400
+            call.outcome = "provider_error" if failed else "ok"
         elif event.ended:
-            self._call.outcome = "provider_gone"
+            call.outcome = "provider_gone"
         if event.ended or answer.complete:
             self.state = State.DONE
-        return CONTINUE if body is None else Continue(body=body)
+            return reply
+        return reply if self._grow_at == inf else self._watch(reply, event.body, now_us)
+
+    def _watch(self, reply: Continue, chunk: bytes, now_us: int) -> Action:
+        """Let the hold grow before the answer outgrows it."""
+        assert self._reading is not None
+        assert self._hold is not None
+        call, answer = self._call, self._reading.answer
+        model = answer.model or (call.asked.model if call.asked is not None else "")
+        seen = self._policy.estimates.output_tokens(call.provider, model, answer.output_bytes)
+        if seen < self._grow_at:
+            return reply
+        plan = hold_growth(call, self._policy, self._hold, self._granted, now_us)
+        self._onward = reply if reply.body is not None else Continue(body=chunk)
+        self.state = State.GROWING
+        return Reserve(plan, grow=True)
+
+    def _grown(self, event: Admitted, now_us: int) -> Action:
+        assert self._hold is not None
+        call = self._call
+        self._granted += event.granted
+        if call.hold_nanos:
+            call.hold_nanos = self._hold.nanos_for(self._granted)
+        self._grow_at = _EARLY * self._granted if event.held else inf
+        self._last_chance = False
+        self.state = State.STREAMED
+        return self._onward
+
+    def _not_grown(self, event: Refusal, now_us: int) -> Action:
+        """Ask once more just before the hold is used up; then end the stream, so that it holds."""
+        assert self._destination is not None
+        call = self._call
+        if not self._last_chance:
+            self._last_chance = True
+            self._grow_at = _LATE * self._granted
+            self.state = State.STREAMED
+            return self._onward
+        call.refusal, call.outcome = event, "cut"
+        self.state = State.CUT
+        error = self._destination.api.refuse_stream(call.operation, event)
+        return Continue(body=(self._onward.body or b"") + error)
+
+    def _reset(self, event: ResponseBody, now_us: int) -> Action:
+        """After response headers an immediate response is a reset: the provider stops."""
+        return Respond(500, (), b"", "tollkeeper_cut")
 
     def _chunk_after_done(self, event: ResponseBody, now_us: int) -> Action:
         """What follows the last word passes through the same filter, so that the client's bytes
@@ -408,6 +460,14 @@ class Exchange:
                 output_bytes=answer.output_bytes,
                 output_tokens=answer.usage.output_tokens,
             )
+        if call.key is not None:
+            self._policy.estimates.observe_key(
+                call.key.key_id,
+                call.provider,
+                asked.model,
+                held_input=call.held_input,
+                usage=answer.usage,
+            )
 
 
 def _coding(headers: Headers) -> str:
@@ -416,14 +476,6 @@ def _coding(headers: Headers) -> str:
 
 def _malformed(says: str) -> Refusal:
     return Refusal(status=400, code="malformed_request", message=says)
-
-
-def _unpriced(model: str, budget: str) -> Refusal:
-    says = (
-        f"The model {model[:100]!r} has no known price, and the budget {budget!r} counts money: "
-        "ask your platform team to add a price, or call a model that has one."
-    )
-    return Refusal(status=402, code="model_unpriced", message=says, limit_source="price")
 
 
 _NOT_READY: Final = Refusal(
@@ -443,5 +495,8 @@ _TRANSITIONS: Final[dict[tuple[State, type], Callable[[Exchange, Any, int], Acti
     (State.BUFFERED, ResponseBody): Exchange._whole_answer,
     (State.STREAMED, ResponseBody): Exchange._chunk,
     (State.STREAMED, ResponseTrailers): Exchange._trailers,
+    (State.GROWING, Admitted): Exchange._grown,
+    (State.GROWING, Refusal): Exchange._not_grown,
+    (State.CUT, ResponseBody): Exchange._reset,
     (State.DONE, ResponseBody): Exchange._chunk_after_done,
 }

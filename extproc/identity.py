@@ -47,6 +47,10 @@ class Key:
             "workload": self.workload,
             "customer": self.customer,
             "provider": provider,
+            "root_key": self.key_id,
+            "root_team": self.team,
+            "root_agent": self.agent,
+            "root_workload": self.workload,
         }
 
 
@@ -72,11 +76,13 @@ class Presented:
 
     `digest` is the SHA-256 of the key's text, None where there is none. `remove` names the headers
     that must not reach the provider, and `path` is the path without our key where it stood there.
+    `byok`: a provider's credential of the caller's own goes on beside our key.
     """
 
     digest: bytes | None
     remove: tuple[str, ...]
     path: str | None
+    byok: bool = False
 
 
 def present(headers: Headers, path: str) -> Presented:
@@ -104,7 +110,9 @@ def present(headers: Headers, path: str) -> Presented:
         candidates.extend(in_path)
     key = candidates[0] if candidates else b""
     known = key.startswith(_KEY_START) and len(key) <= _MAX_KEY_BYTES
-    return Presented(sha256(key).digest() if known else None, tuple(remove), clean_path)
+    byok = any(headers.get(n) and n not in remove for n in ("authorization", *_CREDENTIALS))
+    byok = byok or "?key=" in (clean_path or path) or "&key=" in (clean_path or path)
+    return Presented(sha256(key).digest() if known else None, tuple(remove), clean_path, byok)
 
 
 def _key_in_query(path: str) -> tuple[list[bytes], str | None]:

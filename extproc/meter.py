@@ -5,7 +5,7 @@ no protobuf.
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from extproc.budget import Plan, shares
+from extproc.budget import settled
 from extproc.identity import Key
 from extproc.policy import Policy
 from extproc.providers.shape import Answer, Asked
@@ -32,8 +32,10 @@ class Call:
     key: Key | None = None
     asked: Asked | None = None
     answer: Answer | None = None
-    plan: Plan | None = None
+    byok: bool = False
+    held_input: int = 0
     hold_nanos: int = 0
+    shadow: Refusal | None = None
     refusal: Refusal | None = None
     outcome: str = "client_gone"
     http_status: int = 0
@@ -99,6 +101,8 @@ def meter(call: Call, policy: Policy, now_us: int) -> Settlement:
         first_byte_ms=None if call.first_byte_us is None else _ms(call.first_byte_us),
         attempts=call.attempts,
         service_tier=clip(answer.service_tier),
+        refused_by=call.refusal.limit if call.refusal else "",
+        shadow_refusal=f"{call.shadow.code} {call.shadow.limit}" if call.shadow else "",
     )
     return Settlement(event, _counters(call, policy, cost, usage))
 
@@ -119,12 +123,11 @@ def draft(call: Call, policy: Policy) -> Draft:
 
 
 def _counters(call: Call, policy: Policy, cost: int | None, usage: Usage) -> tuple[str | int, ...]:
-    if call.key is None or call.refusal is not None:
+    if call.key is None or call.outcome == "refused":
         return ()
-    budgets = policy.binding(call.key, call.provider)
+    budgets = policy.binding(call.key, call.provider, byok=call.byok)
     tokens = usage.input_tokens + usage.output_tokens
-    taken = shares(policy.keyspace, budgets, call.started_us, cost or 0, tokens)
-    return tuple(part for s in taken if s.amount for part in (s.counter, s.amount, s.expires_at_ms))
+    return settled(policy.keyspace, budgets, call.started_us, cost or 0, tokens)
 
 
 def _identity(call: Call, policy: Policy) -> dict[str, Any]:
@@ -141,6 +144,7 @@ def _identity(call: Call, policy: Policy) -> dict[str, Any]:
         "hold_nanos": call.hold_nanos,
         "price_version": policy.rates.version,
         "route": clip(f"{call.method} {call.path}"),
+        "byok": call.byok,
         "policy_version": policy.version,
     }
     key = call.key
@@ -169,7 +173,7 @@ def clip(text: str) -> str:
 
 def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
     """Tokens, and how sure we are. What a provider did not say is estimated from what was seen."""
-    if call.refusal is not None:
+    if call.outcome == "refused":
         return Usage(), "none"
     said = answer.usage
     if said is not None and (answer.complete or not call.streamed):
@@ -203,7 +207,7 @@ def _cost(
     """Nanodollars and where the price comes from; None where something was used and its price is
     unknown.
     """
-    if call.refusal is not None or (call.http_status >= 400 and usage == Usage()):
+    if call.outcome == "refused" or (call.http_status >= 400 and usage == Usage()):
         return 0, "none"
     if call.free:
         return 0, "free"

@@ -59,8 +59,10 @@ class Outbox:
     def uncommitted(self) -> int:
         return self._seq - self._committed
 
-    def open(self, draft: Draft) -> None:
-        """Put a call on record before it goes upstream."""
+    def open(self, draft: Draft | None) -> None:
+        """Put a call on record before it goes upstream, where there is something to record."""
+        if draft is None:
+            return
         fields, counters = orjson.dumps(draft.fields), orjson.dumps(draft.counters)
         try:
             self._spool.open(draft.event_id, fields, counters)

@@ -2,8 +2,8 @@
 and no clock.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from extproc.estimate import Estimates
@@ -12,6 +12,7 @@ from ledger.budgets import Budget, from_document, matches
 from ledger.keyspace import Keyspace
 from ledger.prices import RateTable
 
+_EVERY_CALL: Final = ("", "")
 MAX_BINDINGS: Final = 50_000
 """Remembered (key, provider) -> budgets pairs; the memory starts over when it is full."""
 
@@ -31,27 +32,51 @@ class Policy:
     deployments: Mapping[str, str] = field(default_factory=dict)
     """Azure deployment, in lower case -> the model behind it; others are taken for a model's name.
     """
+    shadow: bool = False
+    """Budgets only report what they would have refused."""
     version: int = 0
     ready: bool = False
     keys: dict[bytes, Key] = field(default_factory=dict)
     budgets: dict[str, Budget] = field(default_factory=dict)
     _names: dict[str, bytes] = field(default_factory=dict)
-    _bindings: dict[tuple[bytes, str], tuple[Budget, ...]] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+    _bindings: dict[tuple[bytes, str, bool], tuple[Budget, ...]] = field(default_factory=dict)
+    _index: dict[tuple[str, str], list[Budget]] | None = None
 
     def key(self, digest: bytes | None) -> Key | None:
         return self.keys.get(digest) if digest is not None else None
 
-    def binding(self, key: Key, provider: str) -> tuple[Budget, ...]:
-        """The budgets that count a call of `key` to `provider`."""
-        wanted = (key.digest, provider)
+    def binding(self, key: Key, provider: str, *, byok: bool = False) -> tuple[Budget, ...]:
+        """The budgets that count a call of `key` to `provider`; a caller who pays the provider
+        itself (`byok`) touches no wallet.
+        """
+        wanted = (key.digest, provider, byok)
         found = self._bindings.get(wanted)
         if found is None:
             labels = key.selectors(provider)
-            found = tuple(b for b in self.budgets.values() if matches(b, labels))
+            found = tuple(
+                budget
+                for budget in self._candidates(labels)
+                if matches(budget, labels) and not (byok and budget.limit_source == "wallet")
+            )
             if len(self._bindings) >= MAX_BINDINGS:
                 self._bindings.clear()
             self._bindings[wanted] = found
         return found
+
+    def note(self, budget_id: str, left: int) -> None:
+        """Remember what was left of a throttling budget when the store last looked."""
+        self.left[budget_id] = left
+
+    def _candidates(self, labels: Mapping[str, str]) -> Iterator[Budget]:
+        """Budgets whose first label fits: not all of ten thousand are compared with each key."""
+        if self._index is None:
+            self._index = {}
+            for budget in self.budgets.values():
+                first = budget.where[0] if budget.where else _EVERY_CALL
+                self._index.setdefault(first, []).append(budget)
+        for pair in (_EVERY_CALL, *labels.items()):
+            yield from self._index.get(pair, ())
 
     def replace(self, documents: Mapping[str, Mapping[str, Any]], version: int) -> list[str]:
         """Take a whole snapshot: what it does not name is gone. Returns what was wrong with it."""
@@ -59,7 +84,7 @@ class Policy:
         self.budgets.clear()
         self._names.clear()
         complaints = [self._apply(name, document) for name, document in documents.items()]
-        self._bindings.clear()
+        self._forget()
         self.version = version
         self.ready = True
         return [complaint for complaint in complaints if complaint]
@@ -69,7 +94,7 @@ class Policy:
         wrong with it, if anything.
         """
         complaint = self._apply(name, document)
-        self._bindings.clear()
+        self._forget()
         version = document.get("version")
         self.version = max(self.version, version if isinstance(version, int) else 0)
         return complaint
@@ -81,11 +106,18 @@ class Policy:
                 self._apply_key(identity, document)
             elif kind == "budget":
                 self.budgets.pop(identity, None)
+                self.left.pop(identity, None)
                 if not document.get("removed"):
-                    self.budgets[identity] = from_document(document)
+                    budget = from_document(document)
+                    shadow = replace(budget, on_exceed="shadow") if self.shadow else budget
+                    self.budgets[identity] = shadow
         except (KeyError, TypeError, ValueError) as error:
             return f"The directory document {name} cannot be used and is ignored: {error!r}"
         return ""
+
+    def _forget(self) -> None:
+        self._bindings.clear()
+        self._index = None
 
     def _apply_key(self, key_id: str, document: Mapping[str, Any]) -> None:
         old = self._names.pop(key_id, None)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import grpc
 
 from extproc import envoy
-from extproc.budget import Admitted, Plan, StoreAway, judge
+from extproc.budget import Admitted, Plan, StoreAway, judge, throttled
 from extproc.exchange import Exchange, Reserve
 from extproc.outbox import Outbox
 from extproc.policy import Policy
@@ -42,17 +42,21 @@ def new_event_id(now_us: int) -> str:
 class Budgets:
     """Asks the store and lets `judge` decide."""
 
-    def __init__(self, store: Store, *, open_when_away: bool) -> None:
+    def __init__(self, store: Store, policy: Policy, *, open_when_away: bool) -> None:
         self._store = store
+        self._policy = policy
         self._open_when_away = open_when_away
 
-    async def reserve(self, plan: Plan) -> Admitted | Refusal:
+    async def reserve(self, plan: Plan, *, grow: bool = False) -> Admitted | Refusal:
         """The verdict on a plan. A call that no budget counts needs no store."""
         if not plan.shares:
-            return Admitted(held=False)
-        reply = await self._store.reserve(plan)
+            return Admitted(held=False, granted=plan.most)
+        reply = await self._store.reserve(plan, grow=grow)
         if isinstance(reply, StoreAway):
-            log.warning("A call of %s met no budget store: %s.", plan.event_id, reply.says)
+            log.warning("The call %s met no budget store: %s.", plan.event_id, reply.says)
+        else:
+            for budget_id, left in throttled(plan, reply):
+                self._policy.note(budget_id, left)
         return judge(plan, reply, now(), open_when_away=self._open_when_away)
 
 
@@ -73,9 +77,9 @@ class Sidecar:
             async for message in messages:
                 action = exchange.receive(envoy.decode(message), now())
                 if isinstance(action, Reserve):
-                    action = exchange.receive(await self.budgets.reserve(action.plan), now())
-                    if not exchange.done:
-                        self.outbox.open(exchange.draft())
+                    verdict = await self.budgets.reserve(action.plan, grow=action.grow)
+                    action = exchange.receive(verdict, now())
+                    self.outbox.open(exchange.draft())
                 if exchange.done:
                     self.outbox.put(exchange.close(now()))
                 yield envoy.encode(action, answering=message)

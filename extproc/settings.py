@@ -43,6 +43,11 @@ class Settings:
         "closed",
         "`closed`: 503 while Redis is away; `open`: let calls pass",
     )
+    enforce: str = _env(
+        "TOLLKEEPER_ENFORCE",
+        "hard",
+        "`hard`: budgets refuse; `shadow`: they say what they would refuse",
+    )
     max_request_bytes: int = _env(
         "TOLLKEEPER_MAX_REQUEST_BYTES", 32 * 1024 * 1024, "larger bodies of metered calls get 413"
     )
@@ -52,7 +57,7 @@ class Settings:
     unstated_output_tokens: int = _env(
         "TOLLKEEPER_UNSTATED_OUTPUT_TOKENS",
         16_384,
-        "held for output when a request states no maximum",
+        "the ceiling of an answer whose request states no maximum",
     )
     azure_deployments: str = _env(
         "TOLLKEEPER_AZURE_DEPLOYMENTS", "", "models behind Azure deployments: NAME=MODEL,NAME=MODEL"
@@ -87,6 +92,8 @@ def from_environment(environment: Mapping[str, str] = os.environ, **flags: Any) 
     settings = Settings(**values)
     if settings.store_away not in ("open", "closed"):
         raise SettingError("TOLLKEEPER_STORE_AWAY must be `open` or `closed`.")
+    if settings.enforce not in ("hard", "shadow"):
+        raise SettingError("TOLLKEEPER_ENFORCE must be `hard` or `shadow`.")
     if not 1 <= settings.workers <= 64:
         raise SettingError("TOLLKEEPER_WORKERS must be a number from 1 to 64.")
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", settings.host):

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
-import orjson
-
 from extproc.budget import Plan, Reserved, Standing, StoreAway
 from extproc.resp import Connection, StoreError
 from extproc.spool import Unsettled
@@ -62,25 +60,24 @@ class Store:
         self._reserve, self._settle = Script("reserve.lua"), Script("settle.lua")
         self._void = Script("void.lua")
 
-    async def reserve(self, plan: Plan) -> Reserved | StoreAway:
-        """Hold every share of the plan or none. Never raises."""
+    async def reserve(self, plan: Plan, *, grow: bool = False) -> Reserved | StoreAway:
+        """Hold every share of the plan or none; `grow` adds to the hold there is. Never raises."""
         names = self._keyspace
         keys = [names.epoch, names.holds, names.hold_expiry]
-        args: list[Any] = []
-        hold: list[str | int] = []
+        args: list[Any] = [plan.event_id, plan.expires_at_ms, plan.least, plan.most]
+        args.append("grow" if grow else "")
         for share in plan.shares:
             keys.append(share.counter)
-            args += (share.amount, share.budget.amount, share.expires_at_ms)
-            hold += (share.counter, share.amount)
+            args += (share.base, share.per_token, share.limit, share.expires_at_ms)
         try:
             for _ in range(2):
-                head = (self._epoch, plan.event_id, plan.expires_at_ms, orjson.dumps(hold))
                 reply = await self._reserve.run(
-                    self._connection, keys, (*head, *args), _RESERVE_TIMEOUT_S
+                    self._connection, keys, (self._epoch, *args), _RESERVE_TIMEOUT_S
                 )
                 if reply[0] >= 0:
-                    pairs = zip(reply[1::2], reply[2::2], strict=True)
-                    return Reserved(reply[0] == 1, tuple(Standing(u, h) for u, h in pairs))
+                    pairs = zip(reply[2::2], reply[3::2], strict=True)
+                    standings = tuple(Standing(used, held) for used, held in pairs)
+                    return Reserved(reply[0] == 1, standings, reply[1])
                 await self.learn_epoch()
         except StoreError as error:
             return StoreAway(str(error))

@@ -38,11 +38,12 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
         unstated_output_tokens=settings.unstated_output_tokens,
         hold_ms=settings.hold_s * 1000,
         deployments=settings.deployments,
+        shadow=settings.enforce == "shadow",
     )
     store = Store(settings.redis_url, keyspace)
     outbox = Outbox(Spool(settings.spool_dir, producer), store)
     directory = Directory(settings.redis_url, keyspace, policy)
-    budgets = Budgets(store, open_when_away=settings.store_away == "open")
+    budgets = Budgets(store, policy, open_when_away=settings.store_away == "open")
     sidecar = Sidecar(policy, budgets, outbox)
     server = build_server(sidecar.process, lambda: policy.ready)
     path = settings.socket(index)

@@ -17,6 +17,7 @@ OUTCOMES: Final = (
     "client_gone",
     "provider_gone",
     "gateway_gone",
+    "cut",  # a stream that outgrew its hold, ended by the gateway
 )
 USAGE_SOURCES: Final = ("provider", "estimated", "none")
 OPERATIONS: Final = (

@@ -17,7 +17,16 @@ from extproc.providers.weight import input_bytes
 from extproc.refusal import Refusal
 from ledger.event import Usage
 
-__all__ = ["ask_for_usage", "operation", "read_answer", "read_request", "refuse", "stream"]
+__all__ = [
+    "ask_for_usage",
+    "operation",
+    "read_answer",
+    "read_request",
+    "refuse",
+    "refuse_stream",
+    "state_maximum",
+    "stream",
+]
 
 _NAMES: Final = frozenset(
     ("model", "messages", "system", "tools", "stream", "max_tokens", "service_tier", "mcp_servers")
@@ -97,6 +106,16 @@ def stream(operation: str) -> Stream:
     if operation == "messages":
         return MessagesStream()
     return openai.stream(operation) if operation == "chat" else unmetered.UnreadStream()
+
+
+def state_maximum(operation: str, body: bytes, model: str, tokens: int) -> bytes:
+    """As it is: this API answers no request without a maximum."""
+    return body
+
+
+def refuse_stream(operation: str, refusal: Refusal) -> bytes:
+    """The `error` event that Anthropic sends when a stream breaks."""
+    return b"event: error\ndata: %s\n\n" % refuse(refusal)
 
 
 def refuse(refusal: Refusal) -> bytes:

@@ -5,6 +5,8 @@ from extproc.providers.openai import (
     operation,
     read_answer,
     refuse,
+    refuse_stream,
+    state_maximum,
     stream,
 )
 from extproc.providers.openai import read_unnamed_request as read_request
@@ -17,6 +19,8 @@ __all__ = [
     "read_answer",
     "read_request",
     "refuse",
+    "refuse_stream",
+    "state_maximum",
     "stream",
 ]
 

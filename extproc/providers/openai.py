@@ -5,7 +5,7 @@ from typing import Any, Final
 import orjson
 
 from extproc.providers import unmetered
-from extproc.providers.body import ask_for_usage, read_object
+from extproc.providers.body import append_member, ask_for_usage, read_object
 from extproc.providers.fields import MOST_TOKENS, count, label
 from extproc.providers.limits import limit_fields
 from extproc.providers.openai_answer import ChatStream, ResponsesStream, read_answer
@@ -14,7 +14,16 @@ from extproc.providers.shape import Asked, BadRequest, Stream
 from extproc.providers.weight import input_bytes, prompts
 from extproc.refusal import Refusal
 
-__all__ = ["ask_for_usage", "operation", "read_answer", "read_request", "refuse", "stream"]
+__all__ = [
+    "ask_for_usage",
+    "operation",
+    "read_answer",
+    "read_request",
+    "refuse",
+    "refuse_stream",
+    "state_maximum",
+    "stream",
+]
 
 _NAMES: Final = frozenset(
     (
@@ -98,6 +107,23 @@ def stream(operation: str) -> Stream:
     if operation in ("chat", "completions"):
         return ChatStream()
     return ResponsesStream() if operation == "responses" else unmetered.UnreadStream()
+
+
+def state_maximum(operation: str, body: bytes, model: str, tokens: int) -> bytes:
+    """The request with a maximum. A null may stand there already: the last member counts."""
+    name = {"completions": b"max_tokens", "responses": b"max_output_tokens"}.get(
+        operation, b"max_completion_tokens"
+    )
+    return append_member(body, b'"%s":%d' % (name, tokens))
+
+
+def refuse_stream(operation: str, refusal: Refusal) -> bytes:
+    """An error event as OpenAI sends it when a stream breaks; the SDKs raise on it."""
+    error = orjson.loads(refuse(refusal))["error"]
+    if operation == "responses":
+        said = {"type": "error", "sequence_number": 0} | error
+        return b"event: error\ndata: %s\n\n" % orjson.dumps(said)
+    return b"data: %s\n\n" % orjson.dumps({"error": error})
 
 
 def refuse(refusal: Refusal) -> bytes:

@@ -90,3 +90,9 @@ class Api(Protocol):
 
     def refuse(self, refusal: Refusal) -> bytes:
         """The refusal as the API's own JSON error body."""
+
+    def state_maximum(self, operation: str, body: bytes, model: str, tokens: int) -> bytes:
+        """The same request with a maximum of `tokens` of output for each choice."""
+
+    def refuse_stream(self, operation: str, refusal: Refusal) -> bytes:
+        """The API's own error event, which ends a stream that is under way."""

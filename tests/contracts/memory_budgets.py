@@ -22,19 +22,30 @@ class MemoryBudgets:
     last: int = 0
     events: list[bytes] = field(default_factory=list)
 
-    def reserve(self, plan: Plan) -> Reserved:
-        """Add to every counter or to none."""
+    def reserve(self, plan: Plan, *, grow: bool = False) -> Reserved:
+        """Grant as much as fits everywhere, from the plan's least to its most, or nothing."""
         seen = [self.counters.get(s.counter, Counter()) for s in plan.shares]
         standings = tuple(Standing(c.used, c.held) for c in seen)
-        fits = all(
-            c.used + c.held + s.amount <= s.budget.amount
-            for c, s in zip(seen, plan.shares, strict=True)
-        )
-        if fits and plan.event_id not in self.holds:
-            self.holds[plan.event_id] = [(s.counter, s.amount) for s in plan.shares]
-            for share in plan.shares:
-                self.counters.setdefault(share.counter, Counter()).held += share.amount
-        return Reserved(fits, standings)
+        if grow != (plan.event_id in self.holds):
+            return Reserved(not grow, standings, 0 if grow else plan.most)
+        for tokens in range(plan.most, plan.least - 1, -1):
+            amounts = [share.amount(tokens) for share in plan.shares]
+            if all(
+                c.used + c.held + amount <= s.limit
+                for c, s, amount in zip(seen, plan.shares, amounts, strict=True)
+            ):
+                hold = self.holds.setdefault(plan.event_id, [])
+                for share, amount in zip(plan.shares, amounts, strict=True):
+                    if amount > 0:
+                        hold.append((share.counter, amount))
+                        self.counters.setdefault(share.counter, Counter()).held += amount
+                return Reserved(True, standings, tokens)
+        return Reserved(False, standings, 0)
+
+    def expire(self, event_id: str) -> None:
+        """Give back a hold that nobody settled."""
+        for counter, amount in self.holds.pop(event_id, []):
+            self.counters[counter].held -= amount
 
     def settle(self, seq: int, event_id: str, payload: bytes, real: list[tuple[str, int]]) -> None:
         """Swap a hold for real amounts, once per seq."""

@@ -75,7 +75,7 @@ def test_a_json_call_end_to_end() -> None:
     assert headers.request_body is BodyMode.BUFFERED
     reserve = exchange.receive(body(json.dumps(CHAT)), NOW_US)
     assert isinstance(reserve, Reserve)
-    assert reserve.plan.shares[0].amount >= 100 * 600
+    assert reserve.plan.shares[0].amount(reserve.plan.most) >= 100 * 600
     assert exchange.receive(Admitted(held=True), NOW_US) is CONTINUE
     reply = exchange.receive(answer_headers(), NOW_US + 1_000_000)
     assert isinstance(reply, Continue)
@@ -318,6 +318,7 @@ def test_the_draft_is_what_remains_if_the_process_dies() -> None:
     """On record before the call goes upstream: the estimated input, the gateway gone."""
     exchange = admitted(policy(budget()))
     draft = exchange.draft()
+    assert draft is not None
     made = MeteredEvent(**draft.fields, seq=1)
     assert (made.outcome, made.usage_source) == ("gateway_gone", "estimated")
     assert made.input_tokens > 0
@@ -336,7 +337,7 @@ def test_an_azure_deployment_is_priced_as_its_model() -> None:
         exchange.receive(ask(path), NOW_US)
         action = exchange.receive(body(json.dumps(CHAT | {"model": model})), NOW_US)
         assert isinstance(action, Reserve)
-        holds.append(action.plan.shares[0].amount)
+        holds.append(action.plan.shares[0].amount(action.plan.most))
     assert holds[0] >= 100 * 10_000
 
 
