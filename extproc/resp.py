@@ -51,7 +51,7 @@ def address(url: str) -> Address:
     return Address(
         host=parts.hostname or "127.0.0.1",
         port=parts.port or 6379,
-        path=parts.path if parts.scheme == "unix" else "",
+        path=unquote(parts.path) if parts.scheme == "unix" else "",
         tls=parts.scheme == "rediss",
         username=unquote(parts.username or ""),
         password=unquote(parts.password or ""),
