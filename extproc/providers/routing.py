@@ -19,7 +19,7 @@ _KNOWN: Final = ("openai", "anthropic", "gemini", "bedrock", "azure")
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the route's gRPC metadata says; empty strings where the gateway's config says nothing."""
+    """What the route's gRPC metadata says; empty where the gateway's config says nothing."""
 
     provider: str = ""
     api: str = ""
