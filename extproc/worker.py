@@ -20,9 +20,12 @@ from ledger.price_list import standard_table
 log = logging.getLogger(__name__)
 
 _COLLECT_EVERY: Final = 20_000
-"""New container objects between two collections; a call makes some hundred, nearly all short-lived."""
+"""New container objects between two collections; a call makes some hundred, short-lived."""
 _GRACE_S: Final = 25.0
 _DRAIN_S: Final = 5.0
+_TURN_AWAY_S: Final = 3.0
+"""Envoy asks every second and believes the second refusal."""
+_QUIET_S: Final = 0.3
 
 
 async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
@@ -48,7 +51,7 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
     directory = Directory(settings.redis_url, keyspace, policy)
     budgets = Budgets(store, open_when_away=settings.store_away == "open")
     sidecar = Sidecar(policy, budgets, outbox)
-    server = build_server(sidecar.process, lambda: policy.ready)
+    server = build_server(sidecar.process, lambda: policy.ready and not stop.is_set())
     path = settings.socket(index)
     server.add_insecure_port(f"unix:{path}")
     tasks = [
@@ -61,6 +64,7 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
     _spare_the_collector()
     log.info("Worker %d serves %s as producer %s.", index, path, producer)
     await _until_stopped(stop, tasks)
+    await _let_envoy_turn_away(sidecar)
     await server.stop(_GRACE_S)
     for task in tasks:
         task.cancel()
@@ -85,6 +89,18 @@ async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -
         stopped.cancel()
         for task in done:
             task.result()
+
+
+async def _let_envoy_turn_away(sidecar: Sidecar) -> None:
+    """Serve on until Envoy's health checks have seen that this worker stops: a call that it sends
+    to a closed socket is lost. Without calls there is nothing to wait for.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _TURN_AWAY_S
+    seen = -1
+    while loop.time() < end and (sidecar.under_way or sidecar.calls != seen):
+        seen = sidecar.calls
+        await asyncio.sleep(_QUIET_S)
 
 
 async def _hand_over(outbox: Outbox) -> None:
