@@ -51,7 +51,7 @@ format: $(STAMPS)/developing ## put the code into the one format
 	.venv/bin/ruff check --fix .
 
 bench: $(STAMPS)/developing ## measure what metering costs
-	$(PY) -m pytest tests/bench --timeout=900 -s
+	$(PY) -m tests.bench
 
 proto: $(STAMPS)/developing ## compile proto/ into extproc/wire and ledger/wire
 	@$(call compile_proto,extproc/wire,ledger/wire)

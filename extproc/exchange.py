@@ -26,6 +26,9 @@ GROWING     as STREAMED, and a larger hold is asked for; the chunk in hand waits
 CUT         the hold could not grow: the API's own error was sent, and the next chunk is a reset
 DONE        the event is settled; whatever comes is let pass unchanged
 
+Envoy answers some calls itself (a path it will not route, a body beyond its buffer); such an answer
+comes here too, and passes.
+
 A message that the table below does not have is Envoy out of step. Before admission it is refused,
 since nothing may go upstream unmetered; after admission it is let pass, since the answer is paid
 for.
@@ -139,8 +142,7 @@ class Exchange:
         if step is not None:
             return step(self, event, now_us)
         if self.state in _BEFORE_ADMISSION:
-            says = "The gateway sent its messages out of order; the call was not let through."
-            return self._refuse(Refusal(status=500, code="out_of_order", message=says))
+            return self._refuse(_OUT_OF_ORDER)
         return CONTINUE
 
     def draft(self) -> Draft | None:
@@ -279,6 +281,19 @@ class Exchange:
         self.state = State.DONE
         details = f"tollkeeper_{refusal.code}"  # Envoy leaves such a reply as it is
         return Respond(refusal.status, tuple(headers), api.refuse(refusal), details)
+
+    def _own_reply(self, event: ResponseHeaders, now_us: int) -> Action:
+        """Envoy's own error, such as 413 for a body beyond its buffer, passes as it is: it cost
+        nothing. A good answer to a request that we never let go is Envoy out of step.
+        """
+        status = event.headers.get(":status", b"")
+        if not status.isdigit() or int(status) < 400:
+            return self._refuse(_OUT_OF_ORDER)
+        call = self._call
+        call.outcome, call.http_status = "refused", int(status)
+        call.refusal = Refusal(status=int(status), code="gateway_refused", message="")
+        self.state = State.DONE
+        return Continue(set_headers=(("x-tollkeeper-event-id", call.event_id.encode()),))
 
     def _response_headers(self, event: ResponseHeaders, now_us: int) -> Action:
         headers, call = event.headers, self._call
@@ -478,6 +493,11 @@ def _malformed(says: str) -> Refusal:
     return Refusal(status=400, code="malformed_request", message=says)
 
 
+_OUT_OF_ORDER: Final = Refusal(
+    status=500,
+    code="out_of_order",
+    message="The gateway sent its messages out of order; the call was not let through.",
+)
 _NOT_READY: Final = Refusal(
     status=503,
     code="not_ready",
@@ -487,7 +507,9 @@ _NOT_READY: Final = Refusal(
 
 _TRANSITIONS: Final[dict[tuple[State, type], Callable[[Exchange, Any, int], Action]]] = {
     (State.IDLE, RequestHeaders): Exchange._request_headers,
+    (State.IDLE, ResponseHeaders): Exchange._own_reply,
     (State.BODY, RequestBody): Exchange._request_body,
+    (State.BODY, ResponseHeaders): Exchange._own_reply,
     (State.RESERVING, Admitted): Exchange._admitted,
     (State.RESERVING, Refusal): Exchange._refused,
     (State.UPSTREAM, RequestTrailers): Exchange._pass,

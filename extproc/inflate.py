@@ -40,11 +40,15 @@ class Inflate:
         self._broken: InflateError | None = None
 
     def feed(self, data: bytes) -> bytes:
+        return b"".join(self.pieces(data))
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """The plain bytes piece by piece, so that what swells is never in memory as a whole."""
         if self._broken:
             raise self._broken
         self._taken += len(data)
         try:
-            return b"".join(self._through(0, data)) if self._codings else data
+            yield from self._through(0, data)
         except (zlib.error, brotli.error, zstandard.ZstdError) as error:
             self._broken = InflateError(f"The compressed body is damaged: {error}")
             raise self._broken from error

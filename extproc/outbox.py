@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 BATCH: Final = 200
 MAX_PENDING: Final = 20_000
 """Events kept in memory while the store is away; further ones are read back from the spool."""
-_GATHER_S: Final = 0.0
+_GATHER_S: Final = 0.01
+"""How long an event waits for others to share its way to the store, unless `hurry` is called."""
 _IDLE_S: Final = 0.25
 _FULL_S: Final = 0.25
 _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -48,6 +49,7 @@ class Outbox:
         self._committed = 0
         self._pending: deque[Unsettled] = deque()
         self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
         self._failures = 0
         self.spool_errors = 0
 
@@ -93,7 +95,10 @@ class Outbox:
             self._spool_failed(error)
         if len(self._pending) < MAX_PENDING or not spooled:
             self._pending.append(item)
-        self._wake.set()
+        if len(self._pending) >= BATCH:
+            self._wake.set()
+        else:
+            self._wake_in(_GATHER_S)
 
     def _spool_failed(self, error: OSError) -> None:
         self.spool_errors += 1
@@ -111,9 +116,32 @@ class Outbox:
     async def run(self) -> None:
         """Ship for ever."""
         while True:
-            if not self.unsettled:
-                await self._wait_for_work()
+            await self._wake.wait()
+            self._wake.clear()
+            self._cancel_timer()
             await self.ship()
+            if self.unsettled:
+                self._wake.set()
+            elif self.uncommitted:
+                self._wake_in(_IDLE_S)
+
+    def hurry(self) -> None:
+        """Ship what waits now: a reservation comes, and finished calls have money to give back."""
+        if self._pending:
+            self._wake.set()
+
+    def _wake_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + seconds:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(seconds, self._wake.set)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def keep_holds(self, hold_ms: int, now_us: Callable[[], int]) -> None:
         """For ever: let the holds of calls that are still under way outlive `hold_ms`."""
@@ -136,15 +164,6 @@ class Outbox:
         except TimeoutError:
             return False
         return True
-
-    async def _wait_for_work(self) -> None:
-        self._wake.clear()
-        try:
-            async with asyncio.timeout(_IDLE_S if self.uncommitted else None):
-                await self._wake.wait()
-        except TimeoutError:
-            return
-        await asyncio.sleep(_GATHER_S)
 
     async def ship(self) -> None:
         """One batch to the store; waits where the store is away or full."""

@@ -9,6 +9,8 @@ from extproc.inflate import InflateError, open_inflate
 from extproc.providers.shape import Answer, Stream
 from extproc.sse import EventStream
 
+MAX_DECODED_BYTES: Final = 32 * 1024 * 1024
+"""What one decoded stream may hand to the client in place of its compressed bytes."""
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 
 
@@ -29,6 +31,7 @@ class StreamedAnswer:
         self._unreadable = coded and self._inflate is None
         self._remove = remove_usage and not self._unreadable
         self.decoded = self._remove and coded
+        self._sent = 0
 
     @property
     def answer(self) -> Answer:
@@ -40,34 +43,38 @@ class StreamedAnswer:
         """
         if self._unreadable:
             return b"" if self.decoded else None
-        plain = chunk
-        if self._inflate is not None:
-            try:
-                plain = self._inflate.feed(chunk)
-            except InflateError:
-                self._unreadable = True
-                return b"" if self.decoded else None
-        if not self._remove:
-            for event, data in self._events.feed(plain):
-                self._stream.feed(event, data)
-            if ended:
-                self._last()
-            return None
-        kept = [
-            _without_usage(raw)
-            for raw, event, data in self._events.split(plain)
-            if data is None or not self._stream.feed(event, data)
-        ]
-        if ended:
+        kept: list[bytes] = []
+        try:
+            for plain in (chunk,) if self._inflate is None else self._inflate.pieces(chunk):
+                self._read(plain, kept)
+        except InflateError:
+            self._unreadable = True
+        if ended and not self._unreadable:
             kept.append(self._last())
+        if not self._remove:
+            return None
         body = b"".join(kept)
         return None if body == chunk else body
+
+    def _read(self, plain: bytes, kept: list[bytes]) -> None:
+        if not self._remove:
+            for name, value in self._events.feed(plain):
+                self._stream.feed(name, value)
+            return
+        for raw, event, data in self._events.split(plain):
+            if data is None or not self._stream.feed(event, data):
+                kept.append(_without_usage(raw))
+                self._sent += len(raw)
+        if self.decoded and self._sent > MAX_DECODED_BYTES:
+            raise InflateError("The decoded stream is larger than any answer.")
 
     def _last(self) -> bytes:
         """What was held at the end of the stream, less an unfinished event of usage alone."""
         raw, event, data = self._events.finish()
         drop = data is not None and self._stream.feed(event, data)
-        return b"" if drop and self._remove else _without_usage(raw) if self._remove else raw
+        if not self._remove:
+            return raw
+        return b"" if drop else _without_usage(raw)
 
 
 def _without_usage(raw: bytes) -> bytes:

@@ -19,6 +19,8 @@ import hiredis
 MAX_WAITING: Final = 10_000
 """Unanswered commands on one connection; more fail at once rather than queue."""
 _CONNECT_TIMEOUT_S: Final = 2.0
+_WATCH_S: Final = 0.1
+"""How often waiting commands are compared with their deadlines."""
 
 
 class StoreError(Exception):
@@ -51,7 +53,7 @@ def address(url: str) -> Address:
     return Address(
         host=parts.hostname or "127.0.0.1",
         port=parts.port or 6379,
-        path=parts.path if parts.scheme == "unix" else "",
+        path=unquote(parts.path) if parts.scheme == "unix" else "",
         tls=parts.scheme == "rediss",
         username=unquote(parts.username or ""),
         password=unquote(parts.password or ""),
@@ -66,7 +68,8 @@ class Connection(asyncio.Protocol):
         self._address = address(url)
         self._on_open = on_open
         self._reader = hiredis.Reader()
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._watch: asyncio.TimerHandle | None = None
         self._unsent: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -104,26 +107,23 @@ class Connection(asyncio.Protocol):
         self._drop()
         await asyncio.sleep(0)  # the transport closes its socket in the loop's next turn
 
-    def _drop(self) -> None:
+    def _drop(self, error: StoreError | None = None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if self._transport is not None:
             self._transport.abort()
-        self._lost(StoreError("the connection was closed"))
+        self._lost(error or StoreError("the connection was closed"))
 
     async def call(self, *command: str | bytes | int, timeout_s: float = 1.0) -> Any:
-        """The reply; raises StoreError. A command that got no answer may have been carried out or
-        not.
+        """The reply; raises StoreError, after about `timeout_s` at the latest. A command that got
+        no answer may have been carried out or not.
         """
         if self._transport is None:
             await self.open()
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._command(*command)
-        except TimeoutError as error:
-            # The replies behind a late one could no longer be told apart from it.
-            self._drop()
-            raise StoreError(f"no answer within {timeout_s:g} s") from error
+        return await self._command(*command, timeout_s=timeout_s)
 
-    def _command(self, *command: str | bytes | int) -> asyncio.Future[Any]:
+    def _command(self, *command: str | bytes | int, timeout_s: float = 1.0) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if self._transport is None or len(self._waiting) >= MAX_WAITING:
@@ -132,8 +132,22 @@ class Connection(asyncio.Protocol):
         if not self._unsent:
             loop.call_soon(self._send)
         self._unsent.append(hiredis.pack_command(command))  # type: ignore[arg-type]
-        self._waiting.append(future)
+        self._waiting.append((future, loop.time() + timeout_s))
+        if self._watch is None:
+            self._watch = loop.call_later(_WATCH_S, self._look_at_the_clock)
         return future
+
+    def _look_at_the_clock(self) -> None:
+        """One timer for all commands, because a timer for each would cost more than the parsing."""
+        self._watch = None
+        if not self._waiting:
+            return
+        loop = asyncio.get_running_loop()
+        if any(deadline < loop.time() for _, deadline in self._waiting):
+            # The replies behind a late one could no longer be told apart from it.
+            self._drop(StoreError("no answer in time"))
+        else:
+            self._watch = loop.call_later(_WATCH_S, self._look_at_the_clock)
 
     def _send(self) -> None:
         if self._transport is not None and self._unsent:
@@ -149,7 +163,7 @@ class Connection(asyncio.Protocol):
         while (reply := self._reader.gets()) is not False:
             if not self._waiting:
                 break
-            future = self._waiting.popleft()
+            future, _ = self._waiting.popleft()
             if future.done():
                 continue
             if isinstance(reply, hiredis.ReplyError):
@@ -164,6 +178,6 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._unsent.clear()
         waiting, self._waiting = self._waiting, deque()
-        for future in waiting:
+        for future, _ in waiting:
             if not future.done():
                 future.set_exception(error)

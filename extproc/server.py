@@ -67,12 +67,16 @@ class Sidecar:
         self.policy = policy
         self.budgets = budgets
         self.outbox = outbox
+        self.calls = 0
+        self.under_way = 0
         self._told: dict[tuple[Any, ...], Told] = {}
 
     async def process(
         self, messages: AsyncIterator[envoy.Request], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[bytes]:
         exchange = Exchange(self.policy, new_event_id(now()), self._route(context))
+        self.calls += 1
+        self.under_way += 1
         try:
             async for message in messages:
                 action = exchange.receive(envoy.decode(message), now())
@@ -84,6 +88,7 @@ class Sidecar:
                     self.outbox.put(exchange.close(now()))
                 yield envoy.encode(action, answering=message)
         finally:
+            self.under_way -= 1
             self.outbox.put(exchange.close(now()))
 
     def _route(self, context: grpc.aio.ServicerContext[Any, Any]) -> Told:

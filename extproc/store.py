@@ -2,8 +2,9 @@
 meaning nor HTTP.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
@@ -51,7 +52,7 @@ class Script:
 
 
 class Store:
-    """Reserve and settle against one Redis."""
+    """Reserve and settle against one Redis. `before_reserve` runs before each reservation."""
 
     def __init__(self, url: str, keyspace: Keyspace) -> None:
         self._connection = Connection(url)
@@ -59,9 +60,13 @@ class Store:
         self._epoch = b""
         self._reserve, self._settle = Script("reserve.lua"), Script("settle.lua")
         self._void = Script("void.lua")
+        self.before_reserve: Callable[[], None] | None = None
 
     async def reserve(self, plan: Plan, *, grow: bool = False) -> Reserved | StoreAway:
         """Hold every share of the plan or none; `grow` adds to the hold there is. Never raises."""
+        if self.before_reserve is not None:
+            self.before_reserve()
+            await asyncio.sleep(0)  # what it sets off goes out first, and in the same write
         names = self._keyspace
         keys = [names.epoch, names.holds, names.hold_expiry]
         args: list[Any] = [plan.event_id, plan.expires_at_ms, plan.least, plan.most]

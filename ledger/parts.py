@@ -6,6 +6,7 @@ Knows not when a part is started, watched or stopped.
 import http.client
 import os
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -98,7 +99,7 @@ class Machine:
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
-        self.layout = layout = Layout(wanted.data_dir)
+        self.layout = layout = Layout(wanted.data_dir.absolute())
         for directory in (layout.logs, layout.run, layout.spool, layout.envoy_config.parent):
             directory.mkdir(parents=True, exist_ok=True)
         self.sockets = socket_directory(layout.run, "run")
@@ -150,6 +151,13 @@ class Machine:
             file.writelines(f"{name}={value}\n" for name, value in self.addresses().items())
         new.rename(self.layout.env_file)
 
+    def tidy(self) -> None:
+        """Remove the short folders that stood in for sockets whose paths were too long."""
+        usual = ((self.sockets, self.layout.run), (self.database.sockets, self.database.data))
+        for directory, own in usual:
+            if directory != own:
+                shutil.rmtree(directory, ignore_errors=True)
+
     def ask_envoy(self, path: str, method: str = "GET") -> str:
         """What Envoy's admin interface answers; empty where it does not."""
         connection = _UnixConnection(self.sockets / "envoy-admin.sock")
@@ -168,7 +176,13 @@ class Machine:
         return int(found[1]) if found else 0
 
     def _ours(self) -> dict[str, str]:
-        return {**self.addresses(), "PYTHONUNBUFFERED": "1"}
+        # The parts run the very code that started them, whatever else is installed beside it.
+        path = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        return {
+            **self.addresses(),
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
+            "PYTHONUNBUFFERED": "1",
+        }
 
     def _child(self, name: str, file: str, command: Sequence[str], *, secrets: bool) -> Child:
         return Child(

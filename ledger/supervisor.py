@@ -214,6 +214,7 @@ class Supervisor:
             if part in started:
                 part.child.stop(STOP_LIMIT_S)
         self._watched.clear()
+        machine.tidy()
 
     def _drain(self) -> None:
         """No new calls, and a moment for those under way."""

@@ -67,8 +67,11 @@ class FakeProvider:
         if method == "POST" and what == "reset":
             self.books.clear()
             return 200, {}
+        if what == "bills" and rest:
+            bill = self.books.bills.get(rest)
+            return (200, bill.as_dict()) if bill else (404, {"error": f"no bill {rest}"})
         if what == "bills":
-            return 200, [bill.as_dict() for bill in self.books.bills]
+            return 200, [bill.as_dict() for bill in self.books.bills.values()]
         if what == "requests":
             return 200, list(self.books.requests)
         if what == "leaks":
@@ -271,7 +274,7 @@ class _Call:
             status=reply.status,
             tokens=reply.billed,
         )
-        self._fake.books.bills.append(bill)
+        self._fake.books.open_bill(bill)
         return bill
 
     def _close_bill(self, bill: Bill | None, said: int, *, complete: bool) -> None:

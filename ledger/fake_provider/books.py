@@ -41,7 +41,7 @@ class Bill:
 class Books:
     """Everything that can be asked for afterwards, the oldest dropped first."""
 
-    bills: deque[Bill] = field(default_factory=lambda: deque(maxlen=MAX_BILLS))
+    bills: OrderedDict[str, Bill] = field(default_factory=OrderedDict)
     requests: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_REQUESTS))
     leaks: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_LEAKS))
     sent: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
@@ -59,6 +59,12 @@ class Books:
         self.requests.append(request)
         if leaks:
             self.leaks.append({**request, "leaks": leaks})
+
+    def open_bill(self, bill: Bill) -> None:
+        """Remember a bill by its request's id."""
+        self.bills[bill.request_id] = bill
+        if len(self.bills) > MAX_BILLS:
+            self.bills.popitem(last=False)
 
     def keep_sent(self, request_id: str, body: bytes) -> None:
         """Remember the bytes of an answer, while they are few."""

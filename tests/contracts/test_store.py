@@ -161,7 +161,7 @@ class Agreement(RuleBasedStateMachine):
 def test_lua_agrees_with_memory(redis_url: str) -> None:
     """Any workload: Redis and the model never differ."""
     machine = type("AgreementHere", (Agreement,), {"url": redis_url})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=60,

@@ -314,6 +314,18 @@ def test_messages_out_of_order_never_pass_unmetered() -> None:
     assert passing.done
 
 
+@pytest.mark.parametrize("read_headers", [True, False])
+def test_what_envoy_answers_itself_passes(read_headers: bool) -> None:
+    """Envoy's own 413 or 400 needs no meter; it passes, and is on record."""
+    exchange = start()
+    if read_headers:
+        exchange.receive(ask(), NOW_US)
+    reply = exchange.receive(answer_headers(status=413), NOW_US)
+    assert isinstance(reply, Continue)
+    made = event(exchange)
+    assert (made.outcome, made.http_status, made.cost_nanos) == ("refused", 413, 0)
+
+
 def test_the_draft_is_what_remains_if_the_process_dies() -> None:
     """On record before the call goes upstream: the estimated input, the gateway gone."""
     exchange = admitted(policy(budget()))

@@ -24,7 +24,7 @@ DIGEST = sha256(KEY.encode()).digest()
     ],
 )
 def test_key_is_found_and_removed(name: str, value: str) -> None:
-    """Every place where an SDK puts its credential is read, and our key never goes on from there."""
+    """Every place where an SDK puts its credential is read, and our key goes no further."""
     presented = present({name: value.encode(), "accept": b"*/*"}, "/v1/models")
     assert presented.digest == DIGEST
     assert presented.remove == (name,)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 GENERATED: Final = ("extproc.wire", "ledger.wire")
-WIRING: Final = ("settings", "__main__", "worker", "demo")
+WIRING: Final = ("settings", "__main__", "worker", "demo", "supervisor")
 VAGUE: Final = frozenset(("utils", "helpers", "common", "manager", "base"))
 PURE: Final = (
     "extproc.events",
@@ -22,6 +22,7 @@ PURE: Final = (
     "extproc.inflate",
     "extproc.estimate",
     "extproc.budget",
+    "extproc.hold",
     "extproc.meter",
     "extproc.policy",
     "extproc.reading",
@@ -30,6 +31,7 @@ PURE: Final = (
     "ledger.event",
     "ledger.prices",
     "ledger.budgets",
+    "ledger.alerts",
     "ledger.keyspace",
     "ledger.reports",
     "ledger.reconcile",
@@ -37,6 +39,9 @@ PURE: Final = (
     "ledger.journal",
     "ledger.invoices",
     "ledger.patterns",
+    "ledger.balances",
+    "ledger.explain",
+    "ledger.plans",
 )
 SIDECAR_MAY_IMPORT: Final = (
     "ledger.money",
@@ -44,6 +49,7 @@ SIDECAR_MAY_IMPORT: Final = (
     "ledger.prices",
     "ledger.price_list",
     "ledger.budgets",
+    "ledger.alerts",
     "ledger.keyspace",
 )
 # I/O, clocks and randomness: what a pure module takes as an argument instead.

@@ -1,0 +1,54 @@
+"""Real Envoy accepts envoy/envoy.yaml, as it stands and as `ledger up` changes it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ledger.embedded import find_envoy
+from ledger.envoy_config import Site, configure, credential_variables, parse_provider
+from ledger.parts import stock_envoy_config, trusted_authorities
+
+STOCK = stock_envoy_config()
+
+
+def _verdict(text: str, directory: Path, **environment: str) -> str:
+    """What Envoy says of a configuration."""
+    file = directory / "envoy.yaml"
+    file.write_text(text)
+    checked = subprocess.run(
+        [find_envoy(), "--mode", "validate", "-c", file, "--log-level", "warning"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"], **environment},
+        timeout=60,
+    )
+    return checked.stdout + checked.stderr
+
+
+def test_the_stock_file_is_valid(tmp_path: Path) -> None:
+    """The file in the repository runs, given the credentials that it names."""
+    text = STOCK.replace("/etc/ssl/certs/ca-certificates.crt", trusted_authorities(os.environ))
+    given = dict.fromkeys(credential_variables(STOCK).values(), "secret")
+    verdict = _verdict(text, tmp_path, **given)
+    assert verdict.rstrip().endswith("OK")
+    assert "deprecated" not in verdict
+
+
+@pytest.mark.parametrize("credentials", [(), ("OPENAI_API_KEY", "GROQ_API_KEY")])
+def test_the_changed_file_is_valid(tmp_path: Path, credentials: tuple[str, ...]) -> None:
+    """So does every kind of change: http, https, a new name, with and without credentials."""
+    providers = ("openai=http://127.0.0.1:9", "groq=https://g.test/v1", "azure=https://a.test")
+    site = Site(
+        listen=("127.0.0.1", 4000),
+        admin_socket=str(tmp_path / "admin.sock"),
+        sidecar_sockets=[str(tmp_path / "0.sock")],
+        access_log=str(tmp_path / "access.log"),
+        trusted_ca=trusted_authorities(os.environ),
+        providers=[parse_provider(text) for text in providers],
+        credentials=credentials,
+    )
+    verdict = _verdict(configure(STOCK, site), tmp_path, **dict.fromkeys(credentials, "secret"))
+    assert verdict.rstrip().endswith("OK")
