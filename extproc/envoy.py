@@ -87,7 +87,33 @@ def encode(action: Continue | Respond, answering: Request) -> bytes:
         return _immediate(action)
     if kind == "request_headers":
         return _remembered(action, kind)
+    if len(action.set_headers) == 1 and action.body is None:
+        return _one_header(action, kind)
     return _reply(action, kind)
+
+
+def _one_header(action: Continue, kind: str) -> bytes:
+    """A reply that differs from others of its kind in one header's value only: an id, a cost."""
+    name, value = action.set_headers[0]
+    modes = (action.request_body, action.response_body)
+    before, after = _around(kind, name, len(value), action.remove_headers, *modes)
+    return before + value + after
+
+
+@lru_cache(maxsize=1024)
+def _around(
+    kind: str,
+    name: str,
+    length: int,
+    remove: tuple[str, ...],
+    request_body: BodyMode | None,
+    response_body: BodyMode | None,
+) -> tuple[bytes, bytes]:
+    """The serialised reply before and after a value of that length."""
+    value = b"\xff" * length
+    reply = _reply(Continue(((name, value),), remove, None, request_body, response_body), kind)
+    before, _, after = reply.partition(value)
+    return before, after
 
 
 @lru_cache(maxsize=1024)

@@ -368,7 +368,7 @@ class Exchange:
             answer.complete = not cut
         self.state = State.DONE
         self._settlement = meter(call, self._policy, now_us)
-        cost = self._settlement.event.cost_nanos
+        cost = self._settlement.fields.get("cost_nanos")
         if cost is None:
             return CONTINUE
         return Continue(set_headers=(("x-tollkeeper-cost-usd", usd_from_nanos(cost).encode()),))

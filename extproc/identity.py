@@ -13,8 +13,8 @@ from extproc.refusal import Refusal
 
 OUR_PREFIX: Final = "x-tollkeeper-"
 KEY_HEADER: Final = "x-tollkeeper-key"
-_PRIVATE: Final = ("baggage", "x-agent-chain")
-_CREDENTIALS: Final = ("x-api-key", "api-key", "x-goog-api-key")
+_PRIVATE: Final = frozenset(("baggage", "x-agent-chain"))
+_CREDENTIALS: Final = frozenset(("authorization", "x-api-key", "api-key", "x-goog-api-key"))
 _KEY_START: Final = b"tk-"
 _BEARER: Final = b"bearer "
 _MAX_KEY_BYTES: Final = 256
@@ -34,6 +34,8 @@ class Key:
     labels: dict[str, str] = field(default_factory=dict)
     status: str = "active"
     expires_at_us: int | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    """What every event of this key says of it; without a chain a call is its own root."""
 
     def selectors(self, provider: str) -> dict[str, str]:
         """The label values that a budget's selector is compared with."""
@@ -56,7 +58,7 @@ class Key:
 
 def key_from_document(document: Mapping[str, Any]) -> Key:
     """The key in a directory document; raises KeyError or ValueError where it is not one."""
-    return Key(
+    key = Key(
         key_id=str(document["key_id"]),
         digest=bytes.fromhex(document["sha256"]),
         owner=str(document["owner"]),
@@ -68,6 +70,21 @@ def key_from_document(document: Mapping[str, Any]) -> Key:
         status=str(document["status"]),
         expires_at_us=document.get("expires_at_us"),
     )
+    key.columns.update(
+        key_id=key.key_id,
+        owner=key.owner,
+        principal=key.owner,
+        team=key.team,
+        agent=key.agent,
+        workload=key.workload,
+        customer=key.customer,
+        labels=key.labels,
+        root_key_id=key.key_id,
+        root_team=key.team,
+        root_agent=key.agent,
+        root_workload=key.workload,
+    )
+    return key
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,27 +108,26 @@ def present(headers: Headers, path: str) -> Presented:
     `x-tollkeeper-key` comes first: then every other credential is the caller's own and stays,
     unless it is one of our keys too.
     """
-    remove = [name for name in headers if name.startswith(OUR_PREFIX) or name in _PRIVATE]
-    candidates = [value.strip() for name, value in headers.items() if name == KEY_HEADER]
-    authorization = headers.get("authorization", b"")
-    if authorization[:7].lower() == _BEARER:
-        bearer = authorization[7:].strip()
-        if bearer.startswith(_KEY_START):
-            candidates.append(bearer)
-            remove.append("authorization")
-    for name in _CREDENTIALS:
-        value = headers.get(name, b"").strip()
+    remove = [name for name in headers if name.startswith(OUR_PREFIX)]
+    key = headers[KEY_HEADER].strip() if remove and KEY_HEADER in headers else b""
+    byok = False
+    for name in _CREDENTIALS.intersection(headers):
+        value = headers[name].strip()
+        if name == "authorization" and value[:7].lower() == _BEARER:
+            value = value[7:].strip()
         if value.startswith(_KEY_START):
-            candidates.append(value)
+            key = key or value
             remove.append(name)
+        elif value:
+            byok = True
+    remove += _PRIVATE.intersection(headers)
     clean_path = None
     if "key=" in path:
         in_path, clean_path = _key_in_query(path)
-        candidates.extend(in_path)
-    key = candidates[0] if candidates else b""
+        key = key or (in_path[0] if in_path else b"")
+        rest = clean_path or path
+        byok = byok or "?key=" in rest or "&key=" in rest
     known = key.startswith(_KEY_START) and len(key) <= _MAX_KEY_BYTES
-    byok = any(headers.get(n) and n not in remove for n in ("authorization", *_CREDENTIALS))
-    byok = byok or "?key=" in (clean_path or path) or "&key=" in (clean_path or path)
     return Presented(sha256(key).digest() if known else None, tuple(remove), clean_path, byok)
 
 

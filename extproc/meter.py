@@ -10,7 +10,7 @@ from extproc.identity import Key
 from extproc.policy import Policy
 from extproc.providers.shape import Answer, Asked
 from extproc.refusal import Refusal
-from ledger.event import MeteredEvent, Usage
+from ledger.event import TOKEN_FIELDS, MeteredEvent, Usage
 from ledger.prices import Rates, cost_nanos, price_source
 
 FREE_METHODS: Final = ("GET", "HEAD", "OPTIONS", "DELETE")
@@ -53,13 +53,18 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The event, and what it adds to each counter in place of its hold. The outbox gives its seq.
+    """The event, as the fields that differ from the defaults, and what it adds to each counter
+    in place of its hold. The outbox gives its seq.
 
     `counters` is flat, as the store's script takes it: counter, amount, end of life in Unix ms, ...
     """
 
-    event: MeteredEvent
+    fields: dict[str, Any]
     counters: tuple[str | int, ...]
+
+    @property
+    def event(self) -> MeteredEvent:
+        return MeteredEvent(seq=0, **self.fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,34 +82,31 @@ def meter(call: Call, policy: Policy, now_us: int) -> Settlement:
     usage, source = _usage(call, answer, policy)
     model = _model(call, answer, usage)
     cost, price_source = _cost(call, policy, usage, model, answer.service_tier)
-    event = MeteredEvent(
-        **_identity(call, policy),
-        seq=0,
-        model=clip(model),
-        input_tokens=usage.input_tokens,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_5m_tokens=usage.cache_write_5m_tokens,
-        cache_write_1h_tokens=usage.cache_write_1h_tokens,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        audio_input_tokens=usage.audio_input_tokens,
-        audio_output_tokens=usage.audio_output_tokens,
-        cost_nanos=cost,
-        provider_cost_nanos=answer.provider_cost_nanos,
-        price_source=price_source,
-        usage_source=source,
-        provider_response_id=clip(answer.response_id),
-        http_status=call.http_status,
-        outcome=call.outcome,
-        refusal=call.refusal.code if call.refusal else "",
-        latency_ms=_ms(now_us - call.started_us),
-        first_byte_ms=None if call.first_byte_us is None else _ms(call.first_byte_us),
-        attempts=call.attempts,
-        service_tier=clip(answer.service_tier),
-        refused_by=call.refusal.limit if call.refusal else "",
-        shadow_refusal=f"{call.shadow.code} {call.shadow.limit}" if call.shadow else "",
-    )
-    return Settlement(event, _counters(call, policy, cost, usage))
+    fields = _identity(call, policy)
+    fields["model"] = clip(model)
+    for name in TOKEN_FIELDS:
+        if tokens := getattr(usage, name):
+            fields[name] = tokens
+    if cost is not None:
+        fields["cost_nanos"] = cost
+    if answer.provider_cost_nanos is not None:
+        fields["provider_cost_nanos"] = answer.provider_cost_nanos
+    fields["price_source"] = price_source
+    fields["usage_source"] = source
+    fields["provider_response_id"] = clip(answer.response_id)
+    fields["http_status"] = call.http_status
+    fields["outcome"] = call.outcome
+    fields["latency_ms"] = _ms(now_us - call.started_us)
+    if call.first_byte_us is not None:
+        fields["first_byte_ms"] = _ms(call.first_byte_us)
+    fields["attempts"] = call.attempts
+    if answer.service_tier:
+        fields["service_tier"] = clip(answer.service_tier)
+    if call.refusal is not None:
+        fields["refusal"], fields["refused_by"] = call.refusal.code, call.refusal.limit
+    if call.shadow is not None:
+        fields["shadow_refusal"] = f"{call.shadow.code} {call.shadow.limit}"
+    return Settlement(fields, _counters(call, policy, cost, usage))
 
 
 def draft(call: Call, policy: Policy) -> Draft:
@@ -115,7 +117,8 @@ def draft(call: Call, policy: Policy) -> Draft:
     fields = _identity(call, policy)
     fields["model"] = clip(model)
     fields["input_tokens"] = usage.input_tokens
-    fields["cost_nanos"] = cost
+    if cost is not None:
+        fields["cost_nanos"] = cost
     fields["price_source"] = price_source
     fields["usage_source"] = source
     fields["outcome"] = "gateway_gone"
@@ -147,15 +150,8 @@ def _identity(call: Call, policy: Policy) -> dict[str, Any]:
         "byok": call.byok,
         "policy_version": policy.version,
     }
-    key = call.key
-    if key is not None:
-        fields["key_id"] = fields["root_key_id"] = key.key_id
-        fields["owner"] = fields["principal"] = key.owner
-        fields["team"] = fields["root_team"] = key.team
-        fields["agent"] = fields["root_agent"] = key.agent
-        fields["workload"] = fields["root_workload"] = key.workload
-        fields["customer"] = key.customer
-        fields["labels"] = key.labels
+    if call.key is not None:
+        fields.update(call.key.columns)
     return fields
 
 

@@ -19,7 +19,7 @@ from extproc.meter import Draft, Settlement
 from extproc.resp import StoreError
 from extproc.spool import Spool, Unsettled, abandoned
 from extproc.store import Settled, Store
-from ledger.event import MeteredEvent, to_bytes
+from ledger.event import fields_to_bytes
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +75,13 @@ class Outbox:
         """Give an event its number and send it on its way. Never waits, never raises."""
         if settlement is None:
             return
-        event = settlement.event
-        payload = to_bytes(event, seq=self._seq + 1)
-        self._add(event.event_id, payload, orjson.dumps(settlement.counters))
+        payload = fields_to_bytes(settlement.fields, self._seq + 1)
+        self._add(settlement.fields["event_id"], payload, orjson.dumps(settlement.counters))
 
     def end(self, item: Unsettled) -> None:
         """Turn a call that a dead process left open into its event."""
-        event = MeteredEvent(**orjson.loads(item.payload), seq=self._seq + 1)
-        self._add(event.event_id, to_bytes(event), item.counters)
+        payload = fields_to_bytes(orjson.loads(item.payload), self._seq + 1)
+        self._add(item.event_id, payload, item.counters)
 
     def _add(self, event_id: str, payload: bytes, counters: bytes) -> None:
         self._seq += 1

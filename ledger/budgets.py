@@ -33,7 +33,7 @@ class Budget:
     """An amount over a window for the calls that a selector picks.
 
     `amount` is nanodollars (unit `usd`), tokens, input and output together (`tokens`), calls that
-    were let through (`calls`), or calls under way at the same time (`parallel`; nothing stays used).
+    were let through (`calls`), or calls under way at one time (`parallel`; nothing stays used).
     `unstated` says what to hold for output where a request states no maximum: see the sidecar's
     `hold`. `raises` are one-off raises, each with its own end. `limit_source` says what kind of
     limit this is to the caller: a `budget`, the `key`'s own, a `rate`, or a `wallet` of prepaid
@@ -120,7 +120,7 @@ def _window_of_minute(per: str, time_zone: str, minute: int) -> Window:
     if per in ("minute", "hour"):
         return _clock_window(60 if per == "minute" else 3600, time_zone, at_us)
     local = datetime.fromtimestamp(at_us / 1_000_000, UTC).astimezone(_zone(time_zone))
-    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None, fold=0)
     start, end = _calendar_bounds(per, midnight)
     name = start.strftime("%Y-%m-%d")
     return Window(name, _instant_us(start, time_zone), _instant_us(end, time_zone))

@@ -11,12 +11,18 @@ MAX_NANOS = 2**63 - 1  # PostgreSQL's bigint and Redis' counters
 
 
 def round_nanos(amount: Decimal) -> int:
-    """Nanodollars, half to even. The only place where money is rounded."""
+    """Nanodollars, half to even. Money is rounded here and just below, nowhere else."""
     return int(amount.to_integral_value(rounding=ROUND_HALF_EVEN))
 
 
+def round_millionths(millionths: int) -> int:
+    """Nanodollars from millionths of them, half to even: `round_nanos` in whole numbers."""
+    nanos, rest = divmod(millionths, 1_000_000)
+    return nanos + (rest > 500_000 or (rest == 500_000 and nanos & 1 == 1))
+
+
 def nanos_from_usd(text: str) -> int:
-    """Nanodollars from a decimal number of dollars such as `0.10`; ValueError says what is wrong."""
+    """Nanodollars from a number of dollars such as `0.10`; ValueError says what is wrong."""
     try:
         usd = Decimal(text)
     except InvalidOperation:

@@ -10,12 +10,11 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final
 
 from ledger.event import Usage
-from ledger.money import MAX_NANOS, round_nanos
+from ledger.money import MAX_NANOS, round_millionths
 
 TOKENS_PER_RATE: Final = 1_000_000
 REMEMBERED_NAMES: Final = (
@@ -162,8 +161,7 @@ def _dearest(rates: Rates, input_tokens: int, output_tokens: int) -> int:
 
 
 def _rounded(millionths: int) -> int:
-    # The limit comes first: it keeps the number within the 28 digits that Decimal computes exactly.
-    return round_nanos(Decimal(min(millionths, MAX_NANOS * TOKENS_PER_RATE)).scaleb(-6))
+    return min(round_millionths(millionths), MAX_NANOS)
 
 
 @dataclass(frozen=True, slots=True)

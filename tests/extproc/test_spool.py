@@ -13,7 +13,7 @@ from extproc.spool import Spool, Unsettled, abandoned
 
 def item(seq: int, size: int = 100) -> Unsettled:
     """An event record."""
-    return Unsettled(seq, f"event-{seq}", bytes(size), b"[]")
+    return Unsettled(seq, f"event-{seq}", b"x" * size, b"[]")
 
 
 def test_reads_back_what_was_appended(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_torn_last_record_costs_only_itself(tmp_path: Path) -> None:
         spool.append(item(seq))
     spool.close()
     (path,) = tmp_path.glob("*.spool")
-    whole = path.read_bytes()
+    whole = path.read_bytes().rstrip(b"\0")
     record = len(whole) // 3
     path.write_bytes(whole[: 2 * record + random.Random(seed).randrange(record)])
     (adopted,) = abandoned(tmp_path)

@@ -15,7 +15,7 @@ from extproc.meter import Draft, Settlement
 from extproc.outbox import Outbox, adopt
 from extproc.spool import Spool
 from extproc.store import Store
-from ledger.event import MeteredEvent, from_bytes
+from ledger.event import from_bytes
 from ledger.keyspace import Keyspace
 
 NAMES = Keyspace("outbox")
@@ -23,10 +23,8 @@ NAMES = Keyspace("outbox")
 
 def settlement(number: int, counter: str = "") -> Settlement:
     """One finished call that cost 5."""
-    event = MeteredEvent(
-        event_id=f"event-{number:05d}", producer="p", seq=0, occurred_at_us=1, cost_nanos=5
-    )
-    return Settlement(event, (counter, 5, 0) if counter else ())
+    fields = draft(number).fields | {"cost_nanos": 5}
+    return Settlement(fields, (counter, 5, 0) if counter else ())
 
 
 def draft(number: int) -> Draft:
