@@ -96,7 +96,8 @@ def hold_growth(call: Call, policy: Policy, hold: Hold, granted: int, now_us: in
 
 
 def _budgets(call: Call, policy: Policy) -> tuple[Budget, ...]:
-    return policy.binding(call.key, call.provider, byok=call.byok) if call.key is not None else ()
+    assert call.key is not None
+    return policy.binding(call.key, call.provider, run_id=call.event_id, byok=call.byok)
 
 
 def _output(

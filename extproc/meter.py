@@ -128,7 +128,7 @@ def draft(call: Call, policy: Policy) -> Draft:
 def _counters(call: Call, policy: Policy, cost: int | None, usage: Usage) -> tuple[str | int, ...]:
     if call.key is None or call.outcome == "refused":
         return ()
-    budgets = policy.binding(call.key, call.provider, byok=call.byok)
+    budgets = policy.binding(call.key, call.provider, run_id=call.event_id, byok=call.byok)
     tokens = usage.input_tokens + usage.output_tokens
     return settled(policy.keyspace, budgets, call.started_us, cost or 0, tokens)
 

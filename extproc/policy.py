@@ -41,14 +41,17 @@ class Policy:
     _names: dict[str, bytes] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     _bindings: dict[tuple[bytes, str, bool], tuple[Budget, ...]] = field(default_factory=dict)
+    _runs: dict[str, list[Budget]] = field(default_factory=dict)
     _index: dict[tuple[str, str], list[Budget]] | None = None
 
     def key(self, digest: bytes | None) -> Key | None:
         return self.keys.get(digest) if digest is not None else None
 
-    def binding(self, key: Key, provider: str, *, byok: bool = False) -> tuple[Budget, ...]:
-        """The budgets that count a call of `key` to `provider`; a caller who pays the provider
-        itself (`byok`) touches no wallet.
+    def binding(
+        self, key: Key, provider: str, *, run_id: str = "", byok: bool = False
+    ) -> tuple[Budget, ...]:
+        """The budgets that count a call of `key` to `provider` in a run; a caller who pays the
+        provider itself (`byok`) touches no wallet.
         """
         wanted = (key.digest, provider, byok)
         found = self._bindings.get(wanted)
@@ -62,7 +65,11 @@ class Policy:
             if len(self._bindings) >= MAX_BINDINGS:
                 self._bindings.clear()
             self._bindings[wanted] = found
-        return found
+        of_run = self._runs.get(run_id)
+        if of_run is None:
+            return found
+        labels = key.selectors(provider) | {"run": run_id}
+        return found + tuple(budget for budget in of_run if matches(budget, labels))
 
     def note(self, budget_id: str, left: int) -> None:
         """Remember what was left of a throttling budget when the store last looked."""
@@ -74,7 +81,8 @@ class Policy:
             self._index = {}
             for budget in self.budgets.values():
                 first = budget.where[0] if budget.where else _EVERY_CALL
-                self._index.setdefault(first, []).append(budget)
+                if "run" not in dict(budget.where):
+                    self._index.setdefault(first, []).append(budget)
         for pair in (_EVERY_CALL, *labels.items()):
             yield from self._index.get(pair, ())
 
@@ -118,6 +126,10 @@ class Policy:
     def _forget(self) -> None:
         self._bindings.clear()
         self._index = None
+        self._runs.clear()
+        for budget in self.budgets.values():
+            if run_id := dict(budget.where).get("run"):
+                self._runs.setdefault(run_id, []).append(budget)
 
     def _apply_key(self, key_id: str, document: Mapping[str, Any]) -> None:
         old = self._names.pop(key_id, None)

@@ -1,30 +1,33 @@
 """Proves the books against themselves and against Redis; says what does not fit. Repairs nothing.
 
-The comparison with Redis is exact under traffic: one script takes a snapshot of producers, counters
-and holds; the books are given time to commit what the snapshot had settled; then the events up to
-each producer's seq in the snapshot are what its counters must have held.
+The comparison with Redis is that of ledger.snapshot, exact under traffic.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from ledger.budgets import Budget, window_at
-from ledger.counters import LEDGER, counted_budgets, used_in_windows
 from ledger.db import Database, Row, Session
 from ledger.keyspace import Keyspace
 from ledger.money import usd_from_nanos
-from ledger.stream import DEFAULT_KEYSPACE, Redis, run_script
+from ledger.snapshot import (
+    COMMIT_DEADLINE_S,
+    POLL_S,
+    Snapshot,
+    booked_holds,
+    contiguous,
+    expected_used,
+    overdue_holds,
+    take_snapshot,
+    wait_for_commit,
+)
+from ledger.stream import DEFAULT_KEYSPACE, Redis
 
 MAX_FINDINGS: Final = 20
 """Of one check; the counts say how many more there are."""
 MAX_RANGES: Final = 5
-COMMIT_DEADLINE_S: Final = 10.0
-POLL_S: Final = 0.05
-OVERDUE_MS: Final = 60_000
-"""A hold that expired so long ago should have been swept."""
 _ATTEMPTS: Final = 3
 
 
@@ -66,30 +69,6 @@ class Audit:
         return {"ok": self.ok, **asdict(self)}
 
 
-@dataclass(frozen=True, slots=True)
-class Counter:
-    """A budget's counter as Redis had it; `holds` is the sum of the open holds on it."""
-
-    budget: Budget
-    window_name: str
-    used: int
-    held: int
-    holds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Redis at one moment. `holds` is event id -> expiry in Unix ms."""
-
-    epoch: str
-    now_ms: int
-    now_us: int
-    settled: Mapping[str, int]
-    last_adjustment: int
-    counters: tuple[Counter, ...]
-    holds: Mapping[str, int]
-
-
 def audit(
     db: Database,
     redis: Redis,
@@ -99,9 +78,9 @@ def audit(
 ) -> Audit:
     """Every check. It only reads; a writer must be running for what is still in the stream."""
     for attempt in range(_ATTEMPTS):
-        booked_before = _contiguous(db)
+        booked_before = contiguous(db)
         snapshot = take_snapshot(db, redis, keys)
-        _wait_for_commit(db, snapshot.settled, deadline_s)
+        wait_for_commit(db, snapshot.settled, deadline_s)
         with db.transaction(snapshot=True) as session:
             epoch = session.run("books_state")[0]["epoch"]
             if epoch != snapshot.epoch and attempt + 1 < _ATTEMPTS:
@@ -113,31 +92,6 @@ def audit(
     raise AssertionError("unreachable: the last attempt returns")
 
 
-def take_snapshot(db: Database, redis: Redis, keys: Keyspace) -> Snapshot:
-    """Producers, holds and the counters of every budget's current window, all at one moment."""
-    now_us = time.time_ns() // 1000
-    with db.transaction() as session:
-        budgets = counted_budgets(session)
-    windows = [window_at(b.per, b.time_zone, now_us).name for b in budgets]
-    names = [keys.counter(b.budget_id, w) for b, w in zip(budgets, windows, strict=True)]
-    stores = [keys.epoch, keys.producers, keys.holds, keys.hold_expiry]
-    epoch, producers, amounts, holds, now_ms = run_script(redis, "snapshot", [*stores, *names])
-    settled = {p.decode(): int(seq) for p, seq in _pairs(producers)}
-    counters = [
-        Counter(budget, window, *(int(amount) for amount in amounts[at * 3 : at * 3 + 3]))
-        for at, (budget, window) in enumerate(zip(budgets, windows, strict=True))
-    ]
-    return Snapshot(
-        epoch=epoch.decode(),
-        now_ms=int(now_ms),
-        now_us=now_us,
-        last_adjustment=settled.pop(LEDGER, 0),
-        settled=settled,
-        counters=tuple(counters),
-        holds={event_id.decode(): int(float(expiry)) for event_id, expiry in _pairs(holds)},
-    )
-
-
 def _audit_books(session: Session, snapshot: Snapshot) -> Audit:
     totals = session.run("audit_counts")[0]
     result = Audit(counts={name: int(value) for name, value in totals.items()})
@@ -145,6 +99,7 @@ def _audit_books(session: Session, snapshot: Snapshot) -> Audit:
     result.counts["holds"] = len(snapshot.holds)
     result.findings += _gaps(session, snapshot)
     result.findings += _journal(session, int(totals["journal_balance"]))
+    result.findings += _wallets(session)
     result.findings += _rollups(session)
     result.findings += _letters(session)
     result.findings += _default_partitions(totals)
@@ -211,6 +166,17 @@ def _journal(session: Session, balance: int) -> Iterator[Finding]:
         yield Finding("journal", subject, str(cost), str(expense), says)
 
 
+def _wallets(session: Session) -> Iterator[Finding]:
+    for row in session.run("audit_wallets", most=MAX_FINDINGS):
+        paid, booked, enforced = row["paid"], row["booked"], row["enforced"]
+        if paid != booked:
+            says = "The journal has another amount paid into this wallet than its transactions."
+            yield Finding("wallet", row["name"], paid, booked, says)
+        if paid != enforced:
+            says = "The limit that is enforced for this wallet is not what was paid into it."
+            yield Finding("wallet", row["name"], paid, str(enforced), says)
+
+
 def _rollups(session: Session) -> Iterator[Finding]:
     sides: dict[str, dict[str, str]] = defaultdict(dict)
     for row in session.run("audit_rollups", most=2 * MAX_FINDINGS):
@@ -248,68 +214,26 @@ def _lost_writes(snapshot: Snapshot, booked_before: Mapping[str, int]) -> Iterat
 
 
 def _counters(session: Session, snapshot: Snapshot) -> Iterator[Finding]:
-    pending = session.run("adjustments_unapplied", adjustment_id=snapshot.last_adjustment)
-    # Every producer of the books, so that one which Redis does not know is left out as a whole.
-    beyond = {**dict.fromkeys(_producers(session), 0), **snapshot.settled}
-    budgets = [counter.budget for counter in snapshot.counters]
-    used = used_in_windows(session, budgets, snapshot.now_us, beyond)
-    expected = {u.budget.budget_id: u.amount for u in used}
-    baseless = set()
-    for row in pending:
-        if row["producer"] is None:
-            baseless.add(row["budget_id"])
-        elif row["seq"] <= beyond[row["producer"]] and _is_current(row, snapshot):
-            expected[row["budget_id"]] -= row["amount"]
+    expected = expected_used(session, snapshot)
     for counter in snapshot.counters:
         budget = counter.budget
-        if budget.budget_id in baseless:
+        if budget.budget_id not in expected:
             continue  # so new that its base was not yet in Redis
-        subject = f"{budget.name} ({counter.window_name})"
-        if counter.used != expected[budget.budget_id]:
+        subject = f"{budget.name} ({counter.window.name})"
+        must = expected[budget.budget_id]
+        if counter.used != must:
             says = f"The counter of budget {subject} is not what its events used, in {budget.unit}."
-            yield Finding(
-                "counter", subject, str(expected[budget.budget_id]), str(counter.used), says
-            )
+            yield Finding("counter", subject, str(must), str(counter.used), says)
         if counter.held != counter.holds:
             says = f"What budget {subject} holds is not the sum of its open holds."
             yield Finding("held", subject, str(counter.holds), str(counter.held), says)
 
 
 def _holds(session: Session, snapshot: Snapshot) -> Iterator[Finding]:
-    for event_id, expiry_ms in list(snapshot.holds.items()):
-        if expiry_ms < snapshot.now_ms - OVERDUE_MS:
-            seconds = (snapshot.now_ms - expiry_ms) // 1000
-            says = f"This hold expired {seconds} s ago; see that the writer runs and sweeps."
-            yield Finding("hold", event_id, "swept", "open", says)
-    for row in session.run("audit_settled", event_ids=list(snapshot.holds)):
-        if row["seq"] <= snapshot.settled.get(row["producer"], 0):
-            says = "This call is booked and still holds its reservation."
-            yield Finding("hold", row["event_id"], "released", "open", says)
-
-
-def _is_current(row: Row, snapshot: Snapshot) -> bool:
-    return any(
-        c.budget.budget_id == row["budget_id"] and c.window_name == row["window_name"]
-        for c in snapshot.counters
-    )
-
-
-def _wait_for_commit(db: Database, settled: Mapping[str, int], deadline_s: float) -> None:
-    deadline = time.monotonic() + deadline_s
-    while time.monotonic() < deadline:
-        booked = _contiguous(db)
-        if all(booked.get(producer, 0) >= seq for producer, seq in settled.items()):
-            return
-        time.sleep(POLL_S)
-
-
-def _contiguous(db: Database) -> dict[str, int]:
-    return {row["producer"]: row["contiguous"] for row in db.run("producers_all")}
-
-
-def _producers(session: Session) -> list[str]:
-    return [row["producer"] for row in session.run("producers_all")]
-
-
-def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    return zip(flat[::2], flat[1::2], strict=True)
+    for event_id in overdue_holds(snapshot):
+        seconds = (snapshot.now_ms - snapshot.holds[event_id].expires_at_ms) // 1000
+        says = f"This hold expired {seconds} s ago; see that the writer runs and sweeps."
+        yield Finding("hold", event_id, "swept", "open", says)
+    for event_id in booked_holds(session, snapshot):
+        says = "This call is booked and still holds its reservation."
+        yield Finding("hold", event_id, "released", "open", says)

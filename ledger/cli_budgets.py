@@ -1,21 +1,37 @@
-"""`ledger budgets`: set, list, status, remove. Decides nothing that ledger.grant decides."""
+"""`ledger budgets`: grant, raise, list and end budgets. Leaves the deciding to ledger.grant."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from ledger.cli_explain import explain
+from ledger.cli_plans import apply, export
 from ledger.cli_publish import publish_now
-from ledger.cli_session import Refusal, Run, WrongUsage, format_option, hint, pass_run, show, who
+from ledger.cli_session import Refusal, Run, format_option, hint, pass_run, show, who
+from ledger.cli_standing import (
+    amount as amount_shown,
+)
+from ledger.cli_standing import (
+    budget_columns,
+    raises,
+    readable,
+    show_budgets,
+    standings,
+    status_columns,
+)
 
 if TYPE_CHECKING:
     from ledger.budgets import Budget
-    from ledger.reports import Row, Standing
-    from ledger.tables import Column
+    from ledger.db import Row as DbRow
+    from ledger.reports import Row
 
 MAX_LISTED: Final = 10_000
+_MAX_CHANGES: Final = 100
 _PERIODS: Final = ("minute", "hour", "day", "week", "month", "quarter", "total")
-_LATER: Final = ("throttle", "suspend", "shadow")
+_ON_EXCEED: Final = ("block", "throttle", "suspend", "shadow")
+_UNSTATED: Final = ("learned", "cap", "ceiling")
+_why_option: Final = click.option("--why", default="", help="A remark for the books.")
 
 
 @click.group()
@@ -32,7 +48,12 @@ def budgets() -> None:
     metavar="team=risk[,agent=...]",
     help="Which calls it counts; `all` for every call.",
 )
-@click.option("--amount", required=True, metavar="500usd|2Mtok", help="How much they may use.")
+@click.option(
+    "--amount",
+    required=True,
+    metavar="500usd|2Mtok|60calls",
+    help="How much they may use; `8parallel`: how many may be under way at once.",
+)
 @click.option("--per", required=True, type=click.Choice(_PERIODS), help="The window it is for.")
 @click.option("--time-zone", default="UTC", show_default=True, help="Whose days and months.")
 @click.option(
@@ -41,8 +62,18 @@ def budgets() -> None:
     help="Percentages to be told about, or none.  [default: as before]",
 )
 @click.option(
-    "--on-exceed", default="block", show_default=True, help="What happens when it is spent."
+    "--on-exceed",
+    type=click.Choice(_ON_EXCEED),
+    help="When it is spent: refuse calls; slow them down as it empties; keep the key off until it"
+    " is resumed; only report.  [default: as before, or block]",
 )
+@click.option(
+    "--unstated",
+    type=click.Choice(_UNSTATED),
+    help="What to hold for a call that states no maximum of output: what such calls hardly exceed;"
+    " what is left, and tell the model so; the model's own.  [default: as before, or learned]",
+)
+@_why_option
 @format_option
 @pass_run
 def set_budget(
@@ -53,7 +84,9 @@ def set_budget(
     per: str,
     time_zone: str,
     alert: str | None,
-    on_exceed: str,
+    on_exceed: str | None,
+    unstated: str | None,
+    why: str,
     output: str,
 ) -> None:
     """Put a budget into force under NAME, or change it.
@@ -64,14 +97,12 @@ def set_budget(
     from ledger import cli_input, grant, reports, spend
     from ledger.budgets import Budget
 
-    if on_exceed != "block":
-        later = ", ".join(_LATER)
-        says = f"is not there yet ({later} come later)" if on_exceed in _LATER else "is not known"
-        raise WrongUsage(f"--on-exceed {on_exceed} {says}; this version knows block.")
     clean_name = grant.clean_name(name)
     unit, number = cli_input.amount(amount)
+    cli_input.rule(unit, per, on_exceed or "block")
     percents = None if alert is None else cli_input.alerts(alert)
     zone = cli_input.time_zone(time_zone)
+    given = {"alerts": percents, "on_exceed": on_exceed, "unstated": unstated}
     with run.books() as db:
         with db.transaction() as session:
             names = reports.allowed(reports.SELECTOR_LABELS, spend.label_names(session))
@@ -83,18 +114,43 @@ def set_budget(
                 amount=number,
                 per=per,
                 time_zone=zone,
-                on_exceed=on_exceed,
+                on_exceed=on_exceed or "block",
+                unstated=unstated or "learned",
                 alerts=percents or (),
             )
-            row, what = grant.grant(session, wanted, keeps_alerts=percents is None, who=who())
+            keeps = [name for name, value in given.items() if value is None]
+            row, what = grant.grant(session, wanted, keeps=keeps, who=who(), why=why)
         publish_now(run, db)
-    document = {**reports.budget(grant.budget_of(row)), "change": what}
-    show(
-        output,
-        _columns(),
-        [_readable(document)] if output == "table" else [document],
-        document=document,
-    )
+    _show_one(reports.budget(grant.budget_of(row)), what, output)
+
+
+@budgets.command("raise")
+@click.argument("name")
+@click.option("--by", required=True, metavar="100usd", help="How much more.")
+@click.option(
+    "--until",
+    required=True,
+    metavar="2026-11-30[T18:00]|7d",
+    help="When it ends by itself, in the budget's time zone; a date is its first instant.",
+)
+@_why_option
+@format_option
+@pass_run
+def raise_budget(run: Run, name: str, by: str, until: str, why: str, output: str) -> None:
+    """Raise the budget NAME for a while. What is used stays used."""
+    from ledger import cli_input, grant, reports
+    from ledger.budgets import Raise
+
+    unit, number = cli_input.amount(by)
+    now = datetime.now(UTC)
+    with run.books() as db:
+        with db.transaction() as session:
+            _, budget = grant.find(session, name)
+            ends = cli_input.until(until, now, budget.time_zone)
+            more = Raise(number, reports.micros(now), reports.micros(ends))
+            row = grant.add_raise(session, name, more, unit=unit, who=who(), why=why)
+        publish_now(run, db)
+    _show_one(reports.budget(grant.budget_of(row)), "raised", output)
 
 
 @budgets.command("list")
@@ -102,16 +158,47 @@ def set_budget(
 @format_option
 @pass_run
 def list_budgets(run: Run, limit: int, output: str) -> None:
-    """List the budgets in force, keys' own limits last."""
+    """List the budgets in force, keys' own limits and prepaid credit last."""
+    from ledger import reports
+
+    granted = _in_force(run, None, limit)
+    found = [reports.budget(budget) for budget in granted[:limit]]
+    show_budgets(output, budget_columns, found)
+    _say_if_more(granted, limit)
+
+
+@budgets.command("show")
+@click.argument("name")
+@format_option
+@pass_run
+def show_budget(run: Run, name: str, output: str) -> None:
+    """Show one budget: its rule, its raises, and who changed it."""
     from ledger import grant, reports
+    from ledger.tables import Column, iso, printable
 
     with run.books() as db:
-        rows = db.run("budgets_list", name=None, limit=limit + 1)
-    found = [reports.budget(grant.budget_of(row)) for row in rows[:limit]]
-    shown = [_readable(row) for row in found] if output == "table" else found
-    show(output, _columns(), shown, empty="No budgets.")
-    if len(rows) > limit:
-        hint(f"These are the first {limit}; --limit shows more.")
+        rows = _rows(db.run("budgets_list", name=name, limit=1), name)
+        budget = grant.budget_of(rows[0])
+        changes = db.run("budgets_changes", budget_id=budget.budget_id, limit=_MAX_CHANGES)
+    document = {**reports.budget(budget), "created_at": rows[0]["created_at"], "changes": changes}
+    if output != "table":
+        show(output, (), [document], document=document)
+        return
+    shown = {**readable(document), "created_at": iso(document["created_at"])}
+    names = ("name", "where", "amount", "per", "on_exceed", "unstated", "alerts", "limit_source")
+    for field in (*names, "budget_id", "created_at"):
+        click.echo(f"{field + ':':15}{printable(shown[field] or '-')}")
+    for line in raises([document], datetime.now(UTC)):
+        click.echo(printable(line))
+    click.echo()
+    columns = [
+        Column("at", "When (UTC)", "minute"),
+        Column("what", "What"),
+        Column("who", "Who"),
+        Column("was", "Was", "amount"),
+        Column("why", "Why", "name"),
+    ]
+    show("table", columns, [_change(change) for change in changes], empty="No changes.")
 
 
 @budgets.command()
@@ -121,107 +208,66 @@ def list_budgets(run: Run, limit: int, output: str) -> None:
 @pass_run
 def status(run: Run, name: str | None, limit: int, output: str) -> None:
     """What each budget has used, holds and has left, as its counter says now."""
-    from ledger import grant, reports
+    from ledger import reports
 
-    with run.books() as db:
-        rows = db.run("budgets_list", name=name, limit=limit + 1)
-    if name is not None and not rows:
-        raise Refusal(f"There is no budget {name!r}; `ledger budgets list` shows them all.")
+    granted = _in_force(run, name, limit)
     now = datetime.now(UTC)
-    granted = [grant.budget_of(row) for row in rows[:limit]]
-    standings = _standings(run, granted, now)
     found = [
         reports.budget_status(budget, standing, now)
-        for budget, standing in zip(granted, standings, strict=True)
+        for budget, standing in zip(
+            granted[:limit], standings(run, granted[:limit], now), strict=True
+        )
     ]
-    shown = [_readable(row) for row in found] if output == "table" else found
-    show(output, _status_columns(), shown, empty="No budgets.")
-    if len(rows) > limit:
-        hint(f"These are the first {limit}; --limit shows more.")
+    show_budgets(output, status_columns, found)
+    _say_if_more(granted, limit)
 
 
 @budgets.command()
 @click.argument("name")
+@_why_option
 @format_option
 @pass_run
-def remove(run: Run, name: str, output: str) -> None:
+def remove(run: Run, name: str, why: str, output: str) -> None:
     """End the budget NAME; what it counted stays in the books."""
     from ledger import grant, reports
 
     with run.books() as db:
         with db.transaction() as session:
-            removed = grant.remove(session, name, who=who())
+            removed = grant.remove(session, name, who=who(), why=why)
         publish_now(run, db)
     _show_one(reports.budget(removed), "removed", output)
 
 
+for _command in (explain, apply, export):
+    budgets.add_command(_command)
+
+
+def _in_force(run: Run, name: str | None, limit: int) -> "list[Budget]":
+    """The budgets in force, one more than `limit` where there are more."""
+    from ledger import grant
+
+    with run.books() as db:
+        rows = db.run("budgets_list", name=name, limit=limit + 1)
+    return [grant.budget_of(row) for row in (rows if name is None else _rows(rows, name))]
+
+
+def _rows(rows: "list[DbRow]", name: str) -> "list[DbRow]":
+    if not rows:
+        raise Refusal(f"There is no budget {name!r}; `ledger budgets list` shows them all.")
+    return rows
+
+
+def _change(change: "DbRow") -> "Row":
+    created = change["what"] == "created"
+    was = change["detail"]
+    return {**change, "was": None if created else amount_shown(was["unit"], was["amount"])}
+
+
 def _show_one(budget: "Row", change: str, output: str) -> None:
     document = {**budget, "change": change}
-    shown = [_readable(document)] if output == "table" else [document]
-    show(output, _columns(), shown, document=document)
+    show_budgets(output, budget_columns, [document], document=document)
 
 
-def _standings(run: Run, granted: "list[Budget]", now: datetime) -> "list[Standing]":
-    from ledger import reports
-    from ledger.budgets import window_at
-    from ledger.stream import command
-
-    now_us = reports.micros(now)
-    standings = []
-    with run.counters() as client:
-        if granted and command(client, "GET", run.keyspace.epoch) is None:
-            raise Refusal(
-                "Redis has no counters yet: the writer counts them from the books when it runs;"
-                " start it with `ledger up` or `ledger write`."
-            )
-        for budget in granted:
-            window = window_at(budget.per, budget.time_zone, now_us)
-            counter = run.keyspace.counter(budget.budget_id, window.name)
-            used, held = command(client, "HMGET", counter, "used", "held")
-            standings.append(reports.Standing(int(used or 0), int(held or 0)))
-    return standings
-
-
-def _readable(row: "Row") -> "Row":
-    """The row with its amounts as a person reads them."""
-    from ledger.reports import amount_text, selector_text
-    from ledger.tables import money, tokens
-
-    read = money if row["unit"] == "usd" else tokens
-    names = [name for name in ("amount", "used", "held", "left") if name in row]
-    readable: Row = {name: read(row[name]) for name in names}
-    if row["unit"] == "tokens":
-        readable["amount"] = amount_text("tokens", row["amount"])
-    readable["where"] = selector_text(row["where"].items())
-    readable["alerts"] = ", ".join(f"{percent}%" for percent in row["alerts"])
-    if row["time_zone"] != "UTC":
-        readable["per"] = f"{row['per']} ({row['time_zone']})"
-    return {**row, **readable}
-
-
-def _columns() -> "list[Column]":
-    from ledger.tables import Column
-
-    return [
-        Column("name", "Budget", "name"),
-        Column("where", "Where", "name"),
-        Column("amount", "Amount", "amount"),
-        Column("per", "Per"),
-        Column("alerts", "Alerts"),
-        Column("on_exceed", "When spent"),
-    ]
-
-
-def _status_columns() -> "list[Column]":
-    from ledger.tables import Column
-
-    return [
-        Column("name", "Budget", "name"),
-        Column("amount", "Amount", "amount"),
-        Column("per", "Per"),
-        Column("used", "Used", "amount"),
-        Column("held", "Held", "amount"),
-        Column("left", "Left", "amount"),
-        Column("percent", "Taken", "percent"),
-        Column("turns_at", "Turns (UTC)", "minute"),
-    ]
+def _say_if_more(found: "list[Budget]", limit: int) -> None:
+    if len(found) > limit:
+        hint(f"These are the first {limit}; --limit shows more.")

@@ -6,14 +6,20 @@ from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
 from ledger.money import MAX_NANOS, NANOS_PER_USD, nanos_from_usd, round_nanos
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
-_TOKENS: Final = {"tok": 1, "ktok": 10**3, "mtok": 10**6, "btok": 10**9}
+_UNITS: Final = {
+    "usd": ("usd", NANOS_PER_USD),
+    **{f"{prefix}tok": ("tokens", 1000**power) for power, prefix in enumerate(("", *"kmb"))},
+    "calls": ("calls", 1),
+    "parallel": ("parallel", 1),
+}
 _MAX_SECONDS: Final = 100 * _SECONDS["y"]
 _MAX_ALERTS: Final = 10
+_MAX_COUNT: Final = 10**12
 _EVERYTHING: Final = "all"
 _AMOUNT: Final = re.compile(r"(\d{1,30}(?:\.\d{1,12})?)\s*([a-z]+)", re.ASCII | re.IGNORECASE)
 _USD: Final = re.compile(r"\$?\s*(\d{1,30}(?:\.\d{1,30})?)\s*(?:usd)?", re.ASCII | re.IGNORECASE)
@@ -68,6 +74,28 @@ def expiry(text: str, now: datetime) -> datetime:
     return ends
 
 
+def until(text: str, now: datetime, zone: str) -> datetime:
+    """When a raise ends: `7d` is that long after `now`; a date is its first instant in `zone`, and
+    so is a time that names no other. It must lie ahead.
+    """
+    try:
+        ends = now + duration(text)
+    except InputError:
+        try:
+            parsed = datetime.fromisoformat(text.strip())
+            ends = (parsed if parsed.tzinfo else parsed.replace(tzinfo=ZoneInfo(zone))).astimezone(
+                UTC
+            )
+        except (ValueError, OverflowError):
+            raise InputError(
+                f"{text!r} is not an end; write a date (2027-01-31), a time (2027-01-31T18:00) or a"
+                " length of time (7d)."
+            ) from None
+    if ends <= now:
+        raise InputError(f"The end {text!r} does not lie in the future; write one that does.")
+    return ends
+
+
 def usd(text: str) -> int:
     """Nanodollars above zero from `500`, `$500`, `12.50usd`."""
     found = _USD.fullmatch(text.strip())
@@ -86,26 +114,56 @@ def usd(text: str) -> int:
     return nanos
 
 
+def count(text: str, option: str) -> int:
+    """A whole number above zero, such as how many calls or tokens a minute."""
+    found = re.fullmatch(r"\d{1,13}", text.strip(), re.ASCII)
+    number = int(text) if found else 0
+    if not 0 < number <= _MAX_COUNT:
+        raise InputError(f"{option} takes a whole number from 1 to {_MAX_COUNT:,}, not {text!r}.")
+    return number
+
+
 def amount(text: str) -> tuple[str, int]:
-    """The unit and the number of a budget's amount: `500usd` in nanodollars, `2Mtok` in tokens."""
+    """The unit and the number of a budget's amount: `500usd` in nanodollars, `2Mtok` in tokens,
+    `60calls`, `8parallel`.
+    """
     found = _AMOUNT.fullmatch(text.strip())
-    unit = found[2].lower() if found else ""
-    if not found or (unit != "usd" and unit not in _TOKENS):
+    known = _UNITS.get(found[2].lower()) if found else None
+    if not found or known is None:
         raise InputError(
             f"{text!r} is not an amount; write a number above zero and its unit:"
-            " usd, tok, ktok, Mtok or Btok, such as 500usd or 2Mtok."
+            " usd, tok, ktok, Mtok, Btok, calls or parallel, such as 500usd or 2Mtok."
         )
-    exact = Decimal(found[1]) * (NANOS_PER_USD if unit == "usd" else _TOKENS[unit])
+    unit, size = known
+    exact = Decimal(found[1]) * size
     whole = round_nanos(exact)
     if whole != exact:
-        least = "a nanodollar" if unit == "usd" else "a token"
+        least = {"usd": "a nanodollar", "tokens": "a token"}.get(unit, "a call")
         raise InputError(f"{text!r} is finer than {least}; write fewer decimals.")
     if not 0 < whole <= MAX_NANOS:
         raise InputError(
             f"{text!r} is out of range; a budget is above zero and at most about 9.2 billion usd"
             " or Btok."
         )
-    return ("usd" if unit == "usd" else "tokens"), whole
+    return unit, whole
+
+
+def credit(text: str) -> int:
+    """Nanodollars above zero from `100usd`, `$100` or `100`, of prepaid credit."""
+    found = _USD.fullmatch(text.strip())
+    return amount(f"{found[1]}usd")[1] if found else _only_dollars(text)
+
+
+def rule(unit: str, per: str, on_exceed: str) -> None:
+    """Raises InputError where a budget's unit, window and what happens when it is spent do not go
+    together.
+    """
+    if unit == "parallel" and per != "total":
+        raise InputError(
+            "Calls under way at the same time have no window; write per total for parallel."
+        )
+    if unit in ("calls", "parallel") and on_exceed == "throttle":
+        raise InputError(f"A budget of {unit} is a rate already; only usd and tokens can throttle.")
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
@@ -163,6 +221,12 @@ def time_zone(name: str) -> str:
     if name != "UTC" and (name == "localtime" or name not in available_timezones()):
         raise InputError(f"{name!r} is not a time zone; write a name such as UTC or Europe/Berlin.")
     return name
+
+
+def _only_dollars(text: str) -> int:
+    raise InputError(
+        f"{text!r} is not an amount of credit; write dollars above zero, such as 100usd or 12.50."
+    )
 
 
 def _must_be_known(names: Iterable[str], allowed: Collection[str], option: str, what: str) -> None:

@@ -1,13 +1,13 @@
-"""`ledger keys`: issue, list, show, suspend, resume, revoke, rotate. Decides nothing itself."""
+"""`ledger keys`: issue, list, show, set, rotate, suspend, resume, revoke. Decides nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from ledger.cli_publish import publish_now
-from ledger.cli_session import Run, format_option, hint, pass_run, show, who
+from ledger.cli_session import Command, Run, format_option, hint, pass_run, show, who
 
 if TYPE_CHECKING:
     from ledger.db import Session
@@ -16,7 +16,26 @@ if TYPE_CHECKING:
 
 MAX_LISTED: Final = 10_000
 _MAX_CHANGES: Final = 100
+_NO_LIMIT: Final = "none"
 _why_option: Final = click.option("--why", default="", help="A remark for the books.")
+_RATES: Final = (
+    ("--rpm", "How many calls it may make in a minute."),
+    ("--tpm", "How many tokens it may use in a minute."),
+    ("--max-parallel", "How many calls it may have under way at a time."),
+)
+
+
+def _rate_options(default: str = "") -> Callable[[Command], Command]:
+    """The options for the limits on a key's pace; `default` says what holds where one is left
+    out.
+    """
+
+    def add(command: Command) -> Command:
+        for option, says in reversed(_RATES):
+            command = click.option(option, metavar="N", help=says + default)(command)
+        return command
+
+    return add
 
 
 @click.group()
@@ -32,6 +51,7 @@ def keys() -> None:
 @click.option("--customer", default="", help="For whom the work is done.")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Another label.")
 @click.option("--max-spend", metavar="USD", help="What the key may spend in its whole life.")
+@_rate_options()
 @click.option("--expires", metavar="90d", help="When it ends: a length of time or a date.")
 @_why_option
 @format_option
@@ -45,6 +65,9 @@ def issue(
     customer: str,
     labels: tuple[str, ...],
     max_spend: str | None,
+    rpm: str | None,
+    tpm: str | None,
+    max_parallel: str | None,
     expires: str | None,
     why: str,
     output: str,
@@ -65,6 +88,7 @@ def issue(
         labels=named,
         expires_at=cli_input.expiry(expires, datetime.now(UTC)) if expires else None,
         max_spend_nanos=cli_input.usd(max_spend) if max_spend else None,
+        **_rates(rpm, tpm, max_parallel),
     )
     request = issuing.checked(wanted, reports.RESERVED_NAMES)
     with run.books() as db:
@@ -168,12 +192,53 @@ def revoke(run: Run, key_id: str, why: str, output: str) -> None:
     _set_status(run, key_id, "revoked", why, output)
 
 
+@keys.command("set")
+@click.argument("key_id")
+@click.option("--max-spend", metavar="USD", help="What it may spend in its whole life, or none.")
+@_rate_options("  `none` lifts the limit.")
+@_why_option
+@format_option
+@pass_run
+def set_limits(
+    run: Run,
+    key_id: str,
+    max_spend: str | None,
+    rpm: str | None,
+    tpm: str | None,
+    max_parallel: str | None,
+    why: str,
+    output: str,
+) -> None:
+    """Change or lift a key's limits; what it has used so far still counts."""
+    from ledger import cli_input, reports
+    from ledger import issue as issuing
+
+    wanted: dict[str, int | None] = dict(_rates(rpm, tpm, max_parallel))
+    if max_spend is not None:
+        wanted["max_spend_nanos"] = None if max_spend == _NO_LIMIT else cli_input.usd(max_spend)
+    if not wanted:
+        raise cli_input.InputError(
+            "Say which limit to set: --max-spend, --rpm, --tpm or --max-parallel, with its number"
+            " or none."
+        )
+    with run.books() as db:
+        with db.transaction() as session:
+            row = issuing.set_limits(session, key_id, wanted, who=who(), why=why)
+        publish_now(run, db)
+    document = reports.key(row, datetime.now(UTC))
+    if output == "table":
+        _show_fields(document)
+    else:
+        show(output, (), [document], document=document)
+
+
 @keys.command()
 @click.argument("key_id")
 @click.option(
     "--grace", metavar="1h", help="How long the old key still works.  [default: not at all]"
 )
 @click.option("--max-spend", metavar="USD", help="The new key's limit.  [default: what is left]")
+@_rate_options("  [default: as the old]")
 @click.option(
     "--expires", metavar="90d", help="When the new key ends.  [default: as long as the old]"
 )
@@ -185,6 +250,9 @@ def rotate(
     key_id: str,
     grace: str | None,
     max_spend: str | None,
+    rpm: str | None,
+    tpm: str | None,
+    max_parallel: str | None,
     expires: str | None,
     why: str,
     output: str,
@@ -197,6 +265,7 @@ def rotate(
     grace_time = cli_input.duration(grace) if grace else timedelta()
     ends_at = now + grace_time if grace_time else None
     new_limit = cli_input.usd(max_spend) if max_spend else None
+    new_rates = _rates(rpm, tpm, max_parallel)
     new_end = cli_input.expiry(expires, now) if expires else None
     with run.books() as db:
         with db.transaction() as session:
@@ -210,10 +279,23 @@ def rotate(
                 expires_at=new_end,
                 max_spend_nanos=new_limit,
                 has_grace=ends_at is not None,
+                rates=new_rates,
             )
             issued = issuing.rotate(session, old, request, ends_at=ends_at, who=who(), why=why)
         publish_now(run, db)
     _show_issued(issued, output, replaces=old["key_id"])
+
+
+def _rates(rpm: str | None, tpm: str | None, max_parallel: str | None) -> dict[str, int | None]:
+    """The limits on a key's pace that were given; None where one shall be lifted."""
+    from ledger.cli_input import count
+
+    given = {"rpm": rpm, "tpm": tpm, "max_parallel": max_parallel}
+    return {
+        name: None if text == _NO_LIMIT else count(text, f"--{name.replace('_', '-')}")
+        for name, text in given.items()
+        if text is not None
+    }
 
 
 def _spent_nanos(session: "Session", key_id: str) -> int:

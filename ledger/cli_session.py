@@ -70,7 +70,7 @@ class Run:
         return Keyspace(self.settings.org)
 
     @contextmanager
-    def books(self) -> "Iterator[Database]":
+    def books(self, max_connections: int = 1) -> "Iterator[Database]":
         """The books; where PostgreSQL does not answer, that is known at once and not by a pool."""
         dsn = self.postgres_dsn()
         import logging
@@ -81,7 +81,7 @@ class Run:
 
         psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S).close()
         logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # the same, many times over
-        with Database(dsn, max_connections=1) as database:
+        with Database(dsn, max_connections=max_connections) as database:
             yield database
 
     @contextmanager
@@ -149,7 +149,8 @@ def show(
     if output == "json":
         click.echo(tables.as_json(rows if document is None else document))
     elif output == "csv":
-        names = list(rows[0]) if rows else [column.name for column in columns]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        names = names or [column.name for column in columns]
         click.echo(tables.as_csv(names, rows), nl=False)
     else:
         tables.print_table(columns, rows, sys.stdout, total=total, empty=empty)

@@ -8,13 +8,14 @@ that books, and applied to Redis once each, in order, under the ledger's own num
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from ledger.budgets import Budget, Window, from_document, matches, window_at
 from ledger.db import Database, Row, Session
 from ledger.event import MeteredEvent
+from ledger.journal import credit_account
 from ledger.keyspace import Keyspace
 from ledger.money import MAX_NANOS
 from ledger.stream import DEFAULT_KEYSPACE, Redis, command, run_script
@@ -26,7 +27,14 @@ KEEP_MS: Final = 7 * 24 * 3600 * 1000
 MAX_ADJUSTMENTS: Final = 500  # in one script call, which holds up everyone else
 _HOUR_US: Final = 3_600_000_000
 _UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_SELECTORS: Final = ("owner", "principal", "team", "agent", "workload", "customer", "provider")
+# What a selector may name beside the optional labels, and the column that answers.
+_SELECTORS: Final = {
+    **{name: name for name in ("owner", "principal", "team", "agent", "workload", "customer")},
+    **{name: name for name in ("provider", "root_team", "root_agent", "root_workload")},
+    "key": "key_id",
+    "root_key": "root_key_id",
+}
+_RUN: Final = "run"  # may be named too, but the rollups do not know it
 
 
 class Adjustment(NamedTuple):
@@ -42,11 +50,15 @@ class Adjustment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What one set of labels used in a window."""
+    """What one set of labels used in a window. `calls` are those that were not refused; `byok`:
+    the callers' own provider credentials paid.
+    """
 
     labels: Mapping[str, str]
+    byok: bool
     cost_nanos: int
     tokens: int
+    calls: int
 
 
 class Used(NamedTuple):
@@ -94,23 +106,29 @@ def count_new_budgets(db: Database, now_us: int) -> int:
 
 def late_adjustments(events: Iterable[MeteredEvent], budgets: Sequence[Budget]) -> list[Adjustment]:
     """What booked events add to budgets that their sidecar did not know yet."""
+    return [
+        Adjustment(
+            *(budget.budget_id, window.name, expiry_ms(window), amount),
+            *(event.producer, event.seq),
+        )
+        for event, budget, window, amount in taken(events, budgets)
+        if event.policy_version < budget.counts_from
+    ]
+
+
+def taken(
+    events: Iterable[MeteredEvent], budgets: Iterable[Budget]
+) -> Iterator[tuple[MeteredEvent, Budget, Window, int]]:
+    """What each event takes of which budgets, in the window that it falls into."""
     index = _Index(budgets)
-    found = []
     for event in events:
-        labels = _labels_of_event(event)
-        for budget in index.matching(labels):
-            amount = _amount(
-                budget, event.cost_nanos or 0, event.input_tokens + event.output_tokens
-            )
-            if event.policy_version < budget.counts_from and amount:
+        spent = _spent_of_event(event)
+        for budget in index.matching(spent.labels):
+            if _is_older(event, budget):
+                continue
+            if amount := _amount(budget, spent):
                 window = window_at(budget.per, budget.time_zone, event.occurred_at_us)
-                found.append(
-                    Adjustment(
-                        *(budget.budget_id, window.name, expiry_ms(window), amount),
-                        *(event.producer, event.seq),
-                    )
-                )
-    return found
+                yield event, budget, window, amount
 
 
 def apply_adjustments(
@@ -151,13 +169,41 @@ def used_in_windows(
         by_window[window_at(budget.per, budget.time_zone, now_us)].append(budget)
     used = []
     for window, those in by_window.items():
-        amounts = dict.fromkeys((budget.budget_id for budget in those), 0)
-        index = _Index(those)
-        for sign, spent in _spent(session, window, beyond or {}):
-            for budget in index.matching(spent.labels):
-                amounts[budget.budget_id] += sign * _amount(budget, spent.cost_nanos, spent.tokens)
+        amounts = used_in(session, window, those, beyond)
         used += [Used(budget, window, amounts[budget.budget_id]) for budget in those]
     return used
+
+
+def used_in(
+    session: Session,
+    window: Window,
+    budgets: Sequence[Budget],
+    beyond: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """What the books say was used of each budget between the ends of a window."""
+    wallets, runs, others = _sorted_out(budgets)
+    amounts = _paid_from(session, window, wallets, beyond or {})
+    if runs:
+        amounts |= _summed(runs, _spent_by_run(session, window, runs, beyond or {}))
+    if others:
+        amounts |= _summed(others, _spent(session, window, beyond or {}))
+    return amounts
+
+
+def overruns_in(session: Session, window: Window, budgets: Sequence[Budget]) -> dict[str, int]:
+    """What providers billed above the holds of calls in a window, for each budget in money."""
+    start, end = _instant(window.start_us, window), _instant(window.end_us, window)
+    rows = session.run("overruns_by_labels", start=start, end=end)
+    return _summed(budgets, ((1, _spent_of_run(row)) for row in rows))
+
+
+def _summed(budgets: Sequence[Budget], signed: Iterable[tuple[int, Spent]]) -> dict[str, int]:
+    amounts = dict.fromkeys((budget.budget_id for budget in budgets), 0)
+    index = _Index(budgets)
+    for sign, spent in signed:
+        for budget in index.matching(spent.labels):
+            amounts[budget.budget_id] += sign * _amount(budget, spent)
+    return amounts
 
 
 def expiry_ms(window: Window) -> int:
@@ -183,8 +229,12 @@ class _Index:
                     yield budget
 
 
-def _amount(budget: Budget, cost_nanos: int, tokens: int) -> int:
-    return min(tokens if budget.unit == "tokens" else cost_nanos, MAX_NANOS)
+def _amount(budget: Budget, spent: Spent) -> int:
+    """What stays used of a budget: nothing of calls in parallel, nor of credit that did not pay."""
+    if spent.byok and budget.limit_source == "wallet":
+        return 0
+    amounts = {"usd": spent.cost_nanos, "tokens": spent.tokens, "calls": spent.calls}
+    return min(amounts.get(budget.unit, 0), MAX_NANOS)
 
 
 def _spent(
@@ -228,12 +278,79 @@ def _iso(at_us: int) -> str:
 def _spent_of_row(row: Row) -> Spent:
     labels = {
         **{str(name): str(value) for name, value in row["labels"].items()},
-        **{name: row[name] for name in _SELECTORS},
-        "key": row["key_id"],
+        **{name: row[column] for name, column in _SELECTORS.items()},
     }
-    return Spent(labels, int(row["cost_nanos"]), int(row["tokens"]))
+    numbers = (int(row[name]) for name in ("cost_nanos", "tokens", "calls"))
+    return Spent(labels, row["byok"], *numbers)
 
 
-def _labels_of_event(event: MeteredEvent) -> dict[str, str]:
-    named = {name: getattr(event, name) for name in _SELECTORS}
-    return {**event.labels, **named, "key": event.key_id}
+def _spent_of_event(event: MeteredEvent) -> Spent:
+    return Spent(
+        labels_of(event),
+        byok=event.byok,
+        cost_nanos=event.cost_nanos or 0,
+        tokens=event.input_tokens + event.output_tokens,
+        calls=0 if event.outcome == "refused" else 1,
+    )
+
+
+def _is_older(event: MeteredEvent, budget: Budget) -> bool:
+    """Whether the call was let through before there was this wallet, which does not pay for it."""
+    return budget.limit_source == "wallet" and event.policy_version < budget.counts_from
+
+
+def _sorted_out(budgets: Sequence[Budget]) -> tuple[list[Budget], list[Budget], list[Budget]]:
+    """Wallets, budgets for one run, and all others."""
+    wallets: list[Budget] = []
+    runs: list[Budget] = []
+    others: list[Budget] = []
+    for budget in budgets:
+        if budget.limit_source == "wallet":
+            wallets.append(budget)
+        else:
+            (runs if _RUN in dict(budget.where) else others).append(budget)
+    return wallets, runs, others
+
+
+def _paid_from(
+    session: Session, window: Window, wallets: Sequence[Budget], beyond: Mapping[str, int]
+) -> dict[str, int]:
+    """What wallets paid, which only the journal knows: not every call that they match is theirs."""
+    paid = dict.fromkeys((credit_account(wallet.name) for wallet in wallets), 0)
+    if not paid:
+        return {}
+    start, end = _instant(window.start_us, window), _instant(window.end_us, window)
+    asked = {"accounts": list(paid), "start": start, "end": end}
+    for row in session.run("wallets_paid", **asked):
+        paid[row["account"]] += int(row["amount_nanos"])
+    if beyond:
+        known = {"producers": list(beyond), "seqs": list(beyond.values())}
+        for row in session.run("wallets_paid_beyond", **asked, **known):
+            paid[row["account"]] -= int(row["amount_nanos"])
+    return {w.budget_id: paid[credit_account(w.name)] for w in wallets}
+
+
+def _spent_by_run(
+    session: Session, window: Window, budgets: Sequence[Budget], beyond: Mapping[str, int]
+) -> Iterator[tuple[int, Spent]]:
+    rows = session.run(
+        "spent_by_run",
+        runs=sorted({value for b in budgets for name, value in b.where if name == _RUN}),
+        start=_instant(window.start_us, window),
+        end=_instant(window.end_us, window),
+        producers=list(beyond),
+        seqs=list(beyond.values()),
+    )
+    for row in rows:
+        yield 1, _spent_of_run(row)
+
+
+def _spent_of_run(row: Row) -> Spent:
+    spent = _spent_of_row(row)
+    return replace(spent, labels={**spent.labels, _RUN: row["run_id"]})
+
+
+def labels_of(event: MeteredEvent) -> dict[str, str]:
+    """What a budget's selector may ask for of an event."""
+    named = {name: getattr(event, column) for name, column in _SELECTORS.items()}
+    return {**event.labels, **named, _RUN: event.run_id}

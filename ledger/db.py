@@ -16,7 +16,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 MAX_CONNECTIONS: Final = 8
 CONNECT_TIMEOUT_S: Final = 5
 MIGRATION_LOCK: Final = (
-    7460000  # advisory locks are numbers; 7460001 and 7460002 guard the directory and the books
+    7460000  # advisory locks are numbers; 7460001 to 7460006 are named where they are taken
 )
 _SQL: Final = files("ledger") / "sql"
 _MIGRATION_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")

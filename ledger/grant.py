@@ -1,20 +1,25 @@
-"""Budgets: granted, changed and removed in the books. Knows no terminal and no Redis."""
+"""Budgets: granted, raised, changed and removed in the books. Knows no terminal and no Redis."""
 
 import secrets
 import string
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
 from psycopg.types.json import Jsonb
 
-from ledger.budgets import Budget, from_document, to_document
+from ledger.budgets import Budget, Raise, from_document, to_document
 from ledger.db import Row, Session
 from ledger.issue import RefusedError, clean_label
+from ledger.money import MAX_NANOS
+from ledger.plans import PLAIN, changed, counts_alike
 
 BUDGET_ID_CHARS: Final = 12
+MAX_RAISES: Final = 20
+"""Of one budget, in force or to come: the sidecars add them up for each call."""
 _ID_ALPHABET: Final = string.ascii_lowercase + string.digits
-_KEY_LIMIT: Final = (
-    "max_spend of key "  # the books name the mirror of a key's lifetime limit like this
+_KEY_LIMITS: Final = tuple(  # the books name the mirrors of a key's own limits like this
+    f"{limit} of key " for limit in ("max_spend", "rpm", "tpm", "max_parallel")
 )
 
 
@@ -27,76 +32,110 @@ def budget_of(row: Row) -> Budget:
 def clean_name(name: str) -> str:
     """A budget's name as it is stored; refusals show it to callers. Raises RefusedError."""
     text = clean_label("of the budget", name)
-    if text.startswith(_KEY_LIMIT):
+    if text.startswith(_KEY_LIMITS):
         raise RefusedError("That name belongs to a key's own limit; choose another name.")
     return text
 
 
-def grant(session: Session, wanted: Budget, *, keeps_alerts: bool, who: str) -> tuple[Row, str]:
+def find(session: Session, name: str) -> tuple[Row, Budget]:
+    """The budget of that name, kept from others until the transaction ends; RefusedError where
+    there is none or nobody granted it: the limit of a key, or a wallet.
+    """
+    session.run("directory_lock")
+    rows = [] if "\0" in name else session.run("budgets_by_name", name=name.strip())
+    if not rows:
+        raise RefusedError(f"There is no budget {name!r}; `ledger budgets list` shows them all.")
+    [row] = rows
+    return row, _granted(row)
+
+
+def grant(
+    session: Session, wanted: Budget, *, keeps: Collection[str] = (), who: str, why: str = ""
+) -> tuple[Row, str]:
     """Put `wanted` into force: its row, and `created`, `changed`, `replaced` or `unchanged`.
 
     A budget that counts the same calls in the same window keeps its identity, hence its counter.
     Any other takes a new one, and what its window has already seen is counted from the books.
+    `keeps` names fields that stay as they were.
     """
+    session.run("directory_lock")
     rows = session.run("budgets_by_name", name=wanted.name)
     if not rows:
-        return _create(session, wanted, who), "created"
+        return _create(session, wanted, who, why), "created"
     [row] = rows
-    old = budget_of(row)
-    if keeps_alerts:
-        wanted = replace(wanted, alerts=old.alerts)
-    if not _counts_alike(old, wanted):
-        _remove(session, old, "replaced", who)
-        return _create(session, wanted, who), "replaced"
-    new = replace(old, amount=wanted.amount, on_exceed=wanted.on_exceed, alerts=wanted.alerts)
+    old = _granted(row)
+    wanted = replace(wanted, **{name: getattr(old, name) for name in keeps})
+    if not counts_alike(old, wanted):
+        _remove(session, old, "replaced", who, why)
+        raises = old.raises if old.unit == wanted.unit else ()
+        return _create(session, replace(wanted, raises=raises), who, why), "replaced"
+    new = changed(old, wanted)
     if new == old:
         return row, "unchanged"
-    [changed] = session.run(
-        "budgets_change", budget_id=old.budget_id, document=Jsonb(to_document(new))
-    )
-    _note(session, old.budget_id, "changed", old, who)
-    return changed, "changed"
+    return _change(session, old, new, "changed", who, why), "changed"
 
 
-def remove(session: Session, name: str, *, who: str) -> Budget:
-    """End the budget of that name; RefusedError where there is none or it is a key's own limit."""
-    rows = [] if "\0" in name else session.run("budgets_by_name", name=name.strip())
-    if not rows:
-        raise RefusedError(f"There is no budget {name!r}; `ledger budgets list` shows them all.")
-    budget = budget_of(rows[0])
-    if budget.limit_source == "key":
+def add_raise(session: Session, name: str, more: Raise, *, unit: str, who: str, why: str) -> Row:
+    """Raise the budget of that name for a while; raises that have ended are forgotten."""
+    _, old = find(session, name)
+    if unit != old.unit:
+        raise RefusedError(f"The budget {old.name!r} counts {old.unit}; raise it by as many more.")
+    raises = (*(each for each in old.raises if each.until_us > more.from_us), more)
+    if len(raises) > MAX_RAISES:
         raise RefusedError(
-            f"{name!r} is the lifetime limit of a key and ends with it; revoke or rotate the key."
+            f"The budget {old.name!r} has {MAX_RAISES} raises already; change its amount with"
+            " `ledger budgets set`."
         )
-    _remove(session, budget, "removed", who)
+    if old.amount + sum(each.amount for each in raises) > MAX_NANOS:
+        raise RefusedError(f"The budget {old.name!r} would be larger than the counters can count.")
+    return _change(session, old, replace(old, raises=raises), "raised", who, why)
+
+
+def remove(session: Session, name: str, *, who: str, why: str = "") -> Budget:
+    """End the budget of that name; RefusedError where there is none or nobody granted it."""
+    _, budget = find(session, name)
+    _remove(session, budget, "removed", who, why)
     return budget
 
 
-def _create(session: Session, wanted: Budget, who: str) -> Row:
+def note(
+    session: Session, budget_id: str, what: str, budget: Budget, who: str, why: str = ""
+) -> None:
+    """Write down who did it: with the budget as it was before, or as it was created."""
+    detail = Jsonb(to_document(budget))
+    session.run("budgets_note", budget_id=budget_id, who=who, what=what, why=why, detail=detail)
+
+
+def _granted(row: Row) -> Budget:
+    budget = budget_of(row)
+    if budget.limit_source == "wallet":
+        raise RefusedError(
+            f"{budget.name!r} is a wallet of prepaid credit; see `ledger wallets --help`."
+        )
+    if budget.limit_source != PLAIN:
+        raise RefusedError(
+            f"{budget.name!r} is a limit of a key's own and ends with it; change it or revoke the"
+            " key with `ledger keys`."
+        )
+    return budget
+
+
+def _create(session: Session, wanted: Budget, who: str, why: str) -> Row:
     budget_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(BUDGET_ID_CHARS))
     new = replace(wanted, budget_id=budget_id)
     [row] = session.run(
         "budgets_insert", budget_id=budget_id, name=new.name, document=Jsonb(to_document(new))
     )
-    _note(session, budget_id, "created", new, who)
+    note(session, budget_id, "created", new, who, why)
     return row
 
 
-def _remove(session: Session, budget: Budget, what: str, who: str) -> None:
+def _change(session: Session, old: Budget, new: Budget, what: str, who: str, why: str) -> Row:
+    [row] = session.run("budgets_change", budget_id=old.budget_id, document=Jsonb(to_document(new)))
+    note(session, old.budget_id, what, old, who, why)
+    return row
+
+
+def _remove(session: Session, budget: Budget, what: str, who: str, why: str) -> None:
     session.run("budgets_remove", budget_id=budget.budget_id)
-    _note(session, budget.budget_id, what, budget, who)
-
-
-def _counts_alike(one: Budget, other: Budget) -> bool:
-    return (one.where, one.unit, one.per, one.time_zone) == (
-        other.where,
-        other.unit,
-        other.per,
-        other.time_zone,
-    )
-
-
-def _note(session: Session, budget_id: str, what: str, budget: Budget, who: str) -> None:
-    """Write down who did it: with the budget as it was before, or as it was created."""
-    detail = Jsonb(to_document(budget))
-    session.run("budgets_note", budget_id=budget_id, who=who, what=what, detail=detail)
+    note(session, budget.budget_id, what, budget, who, why)

@@ -5,7 +5,7 @@ import secrets
 import string
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,6 +15,8 @@ from ledger.db import Row, Session
 
 REQUIRED_LABELS: Final = ("owner", "team", "agent", "workload")
 OPTIONAL_LABELS: Final = ("customer", "environment", "project", "cost_center")
+RATES: Final = ("rpm", "tpm", "max_parallel")
+LIMITS: Final = ("max_spend_nanos", *RATES)
 STATUSES: Final = ("active", "suspended", "revoked")
 MAX_LABEL_CHARS: Final = 200
 MAX_LABEL_NAME_CHARS: Final = 63
@@ -46,6 +48,9 @@ class KeyRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     expires_at: datetime | None = None
     max_spend_nanos: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    max_parallel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +97,14 @@ def clean_labels(labels: Mapping[str, str], reserved: frozenset[str]) -> dict[st
 
 def checked(request: KeyRequest, reserved: frozenset[str]) -> KeyRequest:
     """The request with every label as it is stored; RefusedError where one of four is missing."""
-    return KeyRequest(
+    return replace(
+        request,
         owner=clean_label("owner", request.owner),
         team=clean_label("team", request.team),
         agent=clean_label("agent", request.agent),
         workload=clean_label("workload", request.workload),
         customer=clean_label("customer", request.customer) if request.customer else "",
         labels=clean_labels(request.labels, reserved),
-        expires_at=request.expires_at,
-        max_spend_nanos=request.max_spend_nanos,
     )
 
 
@@ -120,7 +124,7 @@ def issue(session: Session, request: KeyRequest, *, who: str, why: str = "") -> 
         customer=request.customer,
         labels=Jsonb(dict(request.labels)),
         expires_at=request.expires_at,
-        max_spend_nanos=request.max_spend_nanos,
+        **{name: getattr(request, name) for name in LIMITS},
     )
     note(session, key_id, who=who, what="issued", why=why)
     return IssuedKey(text, row)
@@ -141,7 +145,15 @@ def find(session: Session, text: str) -> Row:
     return rows[0]
 
 
-def set_status(session: Session, text: str, status: str, *, who: str, why: str = "") -> Row:
+def set_status(
+    session: Session,
+    text: str,
+    status: str,
+    *,
+    who: str,
+    why: str = "",
+    detail: Mapping[str, Any] | None = None,
+) -> Row:
     """Suspend, resume or revoke. To be in that state already is fine; revoked is for good."""
     row = find(session, text)
     if row["status"] == status:
@@ -149,8 +161,36 @@ def set_status(session: Session, text: str, status: str, *, who: str, why: str =
     if row["status"] == "revoked":
         raise RefusedError(f"The key {row['key_id']} is revoked for good; issue a new one.")
     what = "resumed" if status == "active" else status
-    note(session, row["key_id"], who=who, what=what, why=why)
+    note(session, row["key_id"], who=who, what=what, why=why, detail=detail)
     [changed] = session.run("keys_set_status", key_id=row["key_id"], status=status)
+    return changed
+
+
+def set_limits(
+    session: Session,
+    text: str,
+    wanted: Mapping[str, int | None],
+    *,
+    who: str,
+    why: str = "",
+) -> Row:
+    """Set those limits of a key that `wanted` names; None lifts one. The others stay."""
+    row = find(session, text)
+    if row["status"] == "revoked":
+        raise RefusedError(f"The key {row['key_id']} is revoked; issue a new one.")
+    changes = {name: value for name, value in wanted.items() if value != row[name]}
+    if not changes:
+        return row
+    before = {name: row[name] for name in changes}
+    note(
+        *(session, row["key_id"]),
+        who=who,
+        what="changed",
+        why=why,
+        detail={"from": before, "to": changes},
+    )
+    limits = {name: changes.get(name, row[name]) for name in LIMITS}
+    [changed] = session.run("keys_set_limits", key_id=row["key_id"], **limits)
     return changed
 
 
@@ -189,8 +229,11 @@ def successor(
     expires_at: datetime | None,
     max_spend_nanos: int | None,
     has_grace: bool,
+    rates: Mapping[str, int | None] | None = None,
 ) -> KeyRequest:
-    """What the next key says: the same labels, and as its limit what `old` has not spent."""
+    """What the next key says: the same labels and rates, and as its lifetime limit what `old` has
+    not spent. `rates` are those that it shall have instead.
+    """
     if max_spend_nanos is None and old["max_spend_nanos"] is not None:
         if has_grace:
             raise RefusedError(
@@ -203,12 +246,16 @@ def successor(
                 f"The key {old['key_id']} has spent its lifetime limit; give the new one its own"
                 " with --max-spend."
             )
+    given = {name: old[name] for name in RATES} | dict(rates or {})
     return KeyRequest(
         **{name: old[name] for name in REQUIRED_LABELS},
         customer=old["customer"],
         labels=old["labels"],
         expires_at=expires_at,
         max_spend_nanos=max_spend_nanos,
+        rpm=given["rpm"],
+        tpm=given["tpm"],
+        max_parallel=given["max_parallel"],
     )
 
 

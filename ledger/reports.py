@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from ledger.budgets import Budget, window_at
+from ledger.budgets import Budget, limit_at, window_at
 from ledger.event import FIELDS
 from ledger.money import NANOS_PER_USD
 
@@ -30,12 +30,15 @@ ROLLUP_DIMENSIONS: Final = {
     "root_key": "root_key_id",
     "key_id": "key_id",
     "chain_trust": "chain_trust",
+    "byok": "byok",
 }
 EVENT_DIMENSIONS: Final = {
     "run_id": "run_id",
     "model_requested": "model_requested",
     "outcome": "outcome",
     "refusal": "refusal",
+    "refused_by": "refused_by",
+    "shadow_refusal": "shadow_refusal",
     "http_status": "http_status",
     "streamed": "streamed",
     "route": "route",
@@ -48,6 +51,7 @@ TIME_DIMENSIONS: Final = {"hour": "%Y-%m-%dT%H:%MZ", "day": "%Y-%m-%d", "month":
 WELL_KNOWN_LABELS: Final = ("environment", "project", "cost_center")
 SELECTOR_LABELS: Final = (
     "owner", "principal", "team", "agent", "workload", "customer", "key", "provider",
+    "root_team", "root_agent", "root_key", "run",
 )  # fmt: skip
 FILTERS: Final = ("event_id",)  # what a filter may name beside the dimensions
 KEY_LABELS: Final = ("key", "owner", "team", "agent", "workload", "customer")
@@ -66,7 +70,7 @@ SPEND_SUMS: Final = (
 
 EVENT_NAMES: Final = tuple("occurred_at" if name == "occurred_at_us" else name for name in FIELDS)
 RESERVED_NAMES: Final = frozenset(
-    {*EVENT_NAMES, *ROLLUP_DIMENSIONS, *EVENT_DIMENSIONS, *TIME_DIMENSIONS}
+    {*EVENT_NAMES, *ROLLUP_DIMENSIONS, *EVENT_DIMENSIONS, *TIME_DIMENSIONS, *SELECTOR_LABELS}
 )
 """Names that mean something in an event or a report, so that no optional label may have them."""
 
@@ -145,12 +149,15 @@ def key(row: Mapping[str, Any], now: datetime) -> Row:
         "expires_at": row["expires_at"],
         "max_spend_nanos": limit,
         "max_spend_usd": None if limit is None else usd_text(limit),
+        **{name: row[name] for name in ("rpm", "tpm", "max_parallel")},
         "created_at": row["created_at"],
     }
 
 
 def budget(granted: Budget) -> Row:
-    """A budget as it was asked for; `amount` is nanodollars or tokens, as `unit` says."""
+    """A budget as it was asked for; `amount` is nanodollars where `unit` is usd, else a number of
+    tokens or calls.
+    """
     return {
         "budget_id": granted.budget_id,
         "name": granted.name,
@@ -161,29 +168,42 @@ def budget(granted: Budget) -> Row:
         "per": granted.per,
         "time_zone": granted.time_zone,
         "on_exceed": granted.on_exceed,
+        "unstated": granted.unstated,
+        "raises": [
+            {
+                "amount": each.amount,
+                **_in_usd(granted.unit, amount=each.amount),
+                "from": _moment(each.from_us),
+                "until": _moment(each.until_us),
+            }
+            for each in granted.raises
+        ],
         "alerts": list(granted.alerts),
         "limit_source": granted.limit_source,
     }
 
 
 def budget_status(granted: Budget, standing: Standing, now: datetime) -> Row:
-    """A budget beside its counter: what is used, held by calls in flight, and left."""
+    """A budget beside its counter: what is used, held by calls in flight, and left.
+
+    `limit` is its amount with the raises that are in force.
+    """
     window = window_at(granted.per, granted.time_zone, micros(now))
-    left = granted.amount - standing.used - standing.held
+    limit = limit_at(granted, micros(now))
+    left = limit - standing.used - standing.held
     taken = standing.used + standing.held
     return {
         **budget(granted),
+        "limit": limit,
         "window": window.name,
         "window_starts": None if window.end_us is None else _moment(window.start_us),
         "turns_at": None if window.end_us is None else _moment(window.end_us),
         "used": standing.used,
         "held": standing.held,
         "left": left,
-        "percent": min(taken * 100 // granted.amount, 999_999) if granted.amount else 100,
-        **_in_usd(granted.unit, used=standing.used, held=standing.held, left=left),
-        "alert": max(
-            (p for p in granted.alerts if standing.used * 100 >= p * granted.amount), default=None
-        ),
+        "percent": min(taken * 100 // limit, 999_999) if limit else 100,
+        **_in_usd(granted.unit, limit=limit, used=standing.used, held=standing.held, left=left),
+        "alert": max((p for p in granted.alerts if standing.used * 100 >= p * limit), default=None),
     }
 
 
@@ -193,8 +213,10 @@ def allowed(*groups: Iterable[str]) -> list[str]:
 
 
 def amount_text(unit: str, number: int) -> str:
-    """An amount as it would be typed after --amount, to its last digit: `12.5usd`, `1.5Mtok`."""
-    sizes = ((NANOS_PER_USD, "usd"),) if unit == "usd" else _TOKEN_UNITS
+    """An amount as it would be typed after --amount, to its last digit: `12.5usd`, `1.5Mtok`,
+    `60calls`.
+    """
+    sizes = {"usd": ((NANOS_PER_USD, "usd"),), "tokens": _TOKEN_UNITS}.get(unit, ((1, unit),))
     size, name = next((pair for pair in sizes if abs(number) >= pair[0]), sizes[-1])
     return f"{Decimal(number) / size:f}{name}"
 

@@ -4,6 +4,7 @@ While `epoch` is absent no sidecar reserves or settles. A rebuild takes it away 
 one last; then each sidecar sends again what is above its seq in `producers`.
 """
 
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -41,7 +42,7 @@ def has_lost_writes(db: Database, redis: Redis, keys: Keyspace = DEFAULT_KEYSPAC
     )
 
 
-def rebuild(db: Database, redis: Redis, now_us: int, keys: Keyspace = DEFAULT_KEYSPACE) -> str:
+def rebuild(db: Database, redis: Redis, keys: Keyspace = DEFAULT_KEYSPACE) -> str:
     """Rebuild counters, producers and directory from the books; the epoch in force then.
 
     Of a producer with a gap only what lies below it is counted: its sidecar sends the rest again.
@@ -61,6 +62,7 @@ def rebuild(db: Database, redis: Redis, now_us: int, keys: Keyspace = DEFAULT_KE
             keys.directory_version,
         ]
         run_script(redis, "forget", closed)
+        now_us = time.time_ns() // 1000  # nothing that is counted from here on is in the books
         with db.transaction() as session:
             session.run("books_lock")
             fresh = new_budgets(session)

@@ -1,7 +1,7 @@
 """The one way to Redis: connection, scripts by name, the event stream. Knows no table."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
@@ -63,6 +63,18 @@ def integers(client: Redis, key: str) -> dict[str, int]:
     """A hash whose values are integers, such as `producers`."""
     fields: Mapping[bytes, bytes] = command(client, "HGETALL", key)
     return {name.decode("utf-8", "replace"): int(value) for name, value in fields.items()}
+
+
+def unread(client: Redis, keys: Keyspace) -> Iterator[Entry]:
+    """What is in the stream now, oldest first; reading it takes it from nobody."""
+    last = command(client, "XREVRANGE", keys.events, "+", "-", "COUNT", 1)
+    if not last:
+        return
+    until, after = last[0][0].decode(), "-"
+    while page := command(client, "XRANGE", keys.events, after, until, "COUNT", MAX_BATCH):
+        for stream_id, fields in page:
+            yield Entry(stream_id.decode(), fields.get(b"e", b""))
+        after = f"({page[-1][0].decode()}"
 
 
 class EventStream:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _TIMES: Final = {"time": "%m-%d %H:%M:%S", "minute": "%Y-%m-%d %H:%M", "date": "
 _FIXED: Final = (*_RIGHT, *_TIMES, "id")
 # A spreadsheet runs a cell that starts like this; clients choose some texts (a model's name).
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER: Final = re.compile(r"-\d+(\.\d+)?", re.ASCII).fullmatch
 _PIPE_WIDTH: Final = 10_000  # into a pipe nothing is shortened
 _GAP: Final = 2
 _LEAST_TEXT: Final = 8
@@ -199,7 +201,7 @@ def _csv_cell(value: Any) -> str:
     if isinstance(value, datetime):
         return iso(value)
     if isinstance(value, dict | list | tuple):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False, default=_json_default)
     text = str(value)
-    risky = isinstance(value, str) and text.startswith(_FORMULA_STARTS)
+    risky = isinstance(value, str) and text.startswith(_FORMULA_STARTS) and not _NUMBER(text)
     return f"'{text}" if risky else text

@@ -1,6 +1,7 @@
 """The writer: events from the stream into the books, each exactly once, and the ledger's chores.
 
-    read -> one transaction (events, rollups, journal, producers, adjustments) -> acknowledge
+    read -> one transaction (events, rollups, journal, producers, adjustments)
+         -> suspend keys whose budget is spent -> acknowledge
 
 What was committed and not acknowledged is read again and found to be there already. What PostgreSQL
 refuses for what it says, and not for how the server is, is halved until the poison is alone: that
@@ -20,13 +21,16 @@ import redis.exceptions
 from psycopg import errors
 
 from ledger import restore
+from ledger.alerting import alerting
 from ledger.booking import Bookable, Letter, occurred_at, row, sort_out, undeliverable
 from ledger.counters import LEDGER, counted_budgets, late_adjustments
+from ledger.credit import pay
 from ledger.db import BooksUnavailableError, Database, Session
 from ledger.journal import entries
 from ledger.keyspace import Keyspace
 from ledger.publish import publish
 from ledger.stream import DEFAULT_KEYSPACE, Entry, EventStream, Redis, command, run_script
+from ledger.suspension import suspend_spenders
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,11 @@ def run_writer(
 ) -> None:
     """Book events until `stop` is set. A PostgreSQL or Redis that is away is waited for."""
     writer = Writer(db, redis_client, keys, consumer or socket.gethostname())
+    with alerting(db, redis_client, keys):
+        _keep_turning(writer, stop)
+
+
+def _keep_turning(writer: "Writer", stop: threading.Event) -> None:
     pause_s = 0.0
     while not stop.is_set():
         try:
@@ -104,7 +113,12 @@ class Writer:
 
     def take(self, batch: Sequence[Entry]) -> None:
         """Bring a batch into PostgreSQL, then out of the stream."""
-        committed = book(self._db, batch)
+        bookable, letters = sort_out(batch)
+        committed = _book_or_halve(self._db, bookable, letters)
+        # Before the batch is acknowledged, so that a writer that dies here does it again.
+        if suspended := suspend_spenders(self._db, [item.event for item in bookable]):
+            log.warning("Suspended by a budget that is spent: %s.", ", ".join(suspended))
+            publish(self._db, self._redis, self._keys)
         if not self._stream.acknowledge(batch, committed):
             self._rebuild("Redis knows less of a producer than the books do")
 
@@ -127,7 +141,7 @@ class Writer:
         publish(self._db, self._redis, self._keys)
 
     def _rebuild(self, why: str) -> None:
-        epoch = restore.rebuild(self._db, self._redis, time.time_ns() // 1000, self._keys)
+        epoch = restore.rebuild(self._db, self._redis, self._keys)
         log.warning("%s; they were rebuilt (epoch %s).", why, epoch)
 
     def _upkeep(self) -> None:
@@ -179,6 +193,7 @@ def _book(
         "journal_copy",
         [(*identity, *entry) for identity in new for entry in entries(events[identity])],
     )
+    pay(session, booked)
     if booked:
         oldest = min(event.policy_version for event in booked)
         budgets = counted_budgets(session, counts_from_above=oldest)

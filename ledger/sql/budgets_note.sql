@@ -1,2 +1,2 @@
-INSERT INTO budget_changes (budget_id, who, what, detail)
-VALUES (%(budget_id)s, %(who)s, %(what)s, %(detail)s)
+INSERT INTO budget_changes (budget_id, who, what, why, detail)
+VALUES (%(budget_id)s, %(who)s, %(what)s, %(why)s, %(detail)s)

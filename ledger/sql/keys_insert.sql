@@ -1,5 +1,6 @@
-INSERT INTO keys (key_id, sha256, owner, team, agent, workload, customer, labels, expires_at, max_spend_nanos)
+INSERT INTO keys (key_id, sha256, owner, team, agent, workload, customer, labels, expires_at, max_spend_nanos, rpm,
+                  tpm, max_parallel)
 VALUES (%(key_id)s, %(sha256)s, %(owner)s, %(team)s, %(agent)s, %(workload)s, %(customer)s, %(labels)s,
-        %(expires_at)s, %(max_spend_nanos)s)
-RETURNING key_id, owner, team, agent, workload, customer, labels, status, expires_at, max_spend_nanos, created_at,
-          version
+        %(expires_at)s, %(max_spend_nanos)s, %(rpm)s, %(tpm)s, %(max_parallel)s)
+RETURNING key_id, owner, team, agent, workload, customer, labels, status, expires_at, max_spend_nanos, rpm, tpm,
+          max_parallel, created_at, version

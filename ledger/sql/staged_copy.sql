@@ -6,5 +6,6 @@ COPY staged (
     cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens,
     reasoning_tokens, audio_input_tokens, audio_output_tokens, cost_nanos, provider_cost_nanos,
     price_source, usage_source, hold_nanos, price_version, provider_response_id, http_status,
-    outcome, refusal, latency_ms, first_byte_ms, attempts, route, policy_version, service_tier
+    outcome, refusal, latency_ms, first_byte_ms, attempts, route, policy_version, service_tier,
+    byok, refused_by, shadow_refusal
 ) FROM STDIN

@@ -159,7 +159,6 @@ def test_a_stream_that_cannot_grow_ends_with_the_apis_error() -> None:
     exchange = streaming()
     exchange.receive(answer(chunk("x" * 270), ended=False), NOW_US)
     assert isinstance(exchange.receive(SPENT, NOW_US), Continue)
-    assert not exchange.done
     exchange.receive(answer(chunk("x" * 100), ended=False), NOW_US)
     reply = exchange.receive(SPENT, NOW_US)
     assert isinstance(reply, Continue)

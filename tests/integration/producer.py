@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-from extproc.budget import shares
+from extproc.budget import settled
 from ledger.budgets import Budget, from_document, matches
+from ledger.counters import labels_of
 from ledger.event import MeteredEvent, to_bytes
 from ledger.keyspace import Keyspace
 from ledger.stream import Redis, command, integers
@@ -47,13 +48,20 @@ class Sidecar:
             policy_version=self.version,
             **facts,
         )
-        labels = {**event.labels, "team": event.team, "key": event.key_id}
-        binding = tuple(budget for budget in self.budgets if matches(budget, labels))
-        tokens = event.input_tokens + event.output_tokens
-        taken = shares(self.keys, binding, at_us, event.cost_nanos or 0, tokens)
-        counters = [part for s in taken if s.amount for part in (s.counter, s.amount, 0)]
-        self.spool.append((event, counters))
+        self.spool.append((event, self._counters(event)))
         return event
+
+    def _counters(self, event: MeteredEvent) -> list[Any]:
+        if event.outcome == "refused":
+            return []
+        binding = [
+            budget
+            for budget in self.budgets
+            if matches(budget, labels_of(event))
+            and not (event.byok and budget.limit_source == "wallet")
+        ]
+        tokens = event.input_tokens + event.output_tokens
+        return [*settled(self.keys, binding, event.occurred_at_us, event.cost_nanos or 0, tokens)]
 
     def settle(self) -> int:
         """Hand over what Redis lacks; the last seq it has then, or -1 while it takes nothing."""
@@ -74,7 +82,9 @@ class Sidecar:
             pass
 
     def hold(self, event_id: str, counter: str, amount: int, expires_at_ms: int) -> None:
-        """Reserve, as a call under way has."""
-        command(self.redis, "HSET", self.keys.holds, event_id, json.dumps([counter, amount]))
-        command(self.redis, "ZADD", self.keys.hold_expiry, expires_at_ms, event_id)
-        command(self.redis, "HINCRBY", counter, "held", amount)
+        """Reserve, as a call under way has: all at one moment."""
+        with self.redis.pipeline(transaction=True) as moment:
+            moment.hset(self.keys.holds, event_id, json.dumps([counter, amount]))
+            moment.zadd(self.keys.hold_expiry, {event_id: expires_at_ms})
+            moment.hincrby(counter, "held", amount)
+            moment.execute()

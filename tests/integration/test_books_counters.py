@@ -258,7 +258,7 @@ def test_writers_that_rebuild_at_once_rebuild_once(books: Books) -> None:
     """Of several writers that miss the epoch one rebuilds, and the others take what it made."""
     command(books.redis, "FLUSHALL")
     with ThreadPoolExecutor(3) as pool:
-        epochs = set(pool.map(lambda _: rebuild(books.db, books.redis, NOW_US), range(3)))
+        epochs = set(pool.map(lambda _: rebuild(books.db, books.redis), range(3)))
     assert command(books.redis, "GET", books.keys.epoch).decode() in epochs
     assert no_findings(books)
 

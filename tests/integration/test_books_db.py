@@ -6,10 +6,30 @@ import psycopg
 import pytest
 
 from ledger import db as ledger_db
+from ledger.audit import audit
+from ledger.booking import row
 from ledger.budgets import from_document
-from ledger.db import BooksUnavailableError, Database, Migration, MigrationError, migrate
-from tests.integration.books import Books
+from ledger.db import (
+    BooksUnavailableError,
+    Database,
+    Migration,
+    MigrationError,
+    migrate,
+)
+from ledger.stream import connect
+from tests.integration.books import NOW_US, Books, facts
+from tests.integration.producer import Sidecar
 
+NEW_FIELDS = ("byok", "refused_by", "shadow_refusal")
+DIMENSIONS = (
+    "key_id, owner, principal, team, agent, workload, customer, labels, root_key_id, root_team,"
+    " root_agent, root_workload, chain_trust, provider, model, operation"
+)
+FIRST_ROLLUPS = (
+    "INSERT INTO rollups SELECT date_trunc('hour', occurred_at, 'UTC'),"
+    f" md5(jsonb_build_array({DIMENSIONS})::text)::uuid, {DIMENSIONS}, 1, 0, 0, 0, 0,"
+    " input_tokens, 0, 0, 0, output_tokens, 0, 0, 0, cost_nanos, 0, latency_ms FROM events"
+)
 KEY = (
     "INSERT INTO keys (key_id, sha256, owner, team, agent, workload, max_spend_nanos)"
     " VALUES (%s, encode(sha256(%s::bytea), 'hex'), %s, %s, %s, %s, %s)"
@@ -90,6 +110,42 @@ def test_versions_follow_commits(books: Books) -> None:
         list(pool.map(issue, range(12)))
     final = max(seen, key=len)
     assert all(versions == final[: len(versions)] for versions in seen)
+
+
+def test_books_of_the_first_version_are_taken_over(
+    empty_postgres_dsn: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events, rollups and keys that are there get what is new, and go on in the same rollups."""
+    everything = ledger_db.migrations()
+    monkeypatch.setattr(ledger_db, "migrations", lambda: everything[:1])
+    migrate(empty_postgres_dsn)
+    client = connect(redis_url)
+    with Database(empty_postgres_dsn) as db:
+        books = Books(db, client, redis_url)
+        books.rows(KEY, "k1", "secret", "ann", "risk", "scout", "nightly", 5_000)
+        books.rows("UPDATE keys SET rpm = 6, max_parallel = 2")
+        sidecar = Sidecar(client, "p1")
+        event = row(sidecar.call(NOW_US, **facts(1)))[: -len(NEW_FIELDS)]
+        books.rows(f"INSERT INTO events VALUES ({', '.join(['%s'] * len(event))})", *event)
+        books.rows(FIRST_ROLLUPS)
+        books.rows(
+            "INSERT INTO journal SELECT event_id, occurred_at, account, sign * cost_nanos"
+            " FROM events, (VALUES ('expense:risk', 1), ('payable:openai', -1)) s (account, sign)"
+        )
+        books.rows("INSERT INTO producers VALUES ('p1', 1, 1)")
+        monkeypatch.setattr(ledger_db, "migrations", lambda: everything)
+        migrate(empty_postgres_dsn)
+        books.book_all()
+        sidecar.read_directory()
+        sidecar.call(NOW_US, **facts(2))
+        sidecar.settle_all()
+        books.book_all()
+        assert books.rows("SELECT calls::int, byok FROM rollups") == [{"calls": 2, "byok": False}]
+        assert {budget.name for budget in sidecar.budgets} == {
+            f"{limit} of key k1" for limit in ("max_spend", "rpm", "max_parallel")
+        }
+        assert audit(db, client).findings == []
+    client.close()
 
 
 def test_max_spend_is_a_budget(books: Books) -> None:

@@ -41,7 +41,7 @@ def totals(books: Books) -> tuple[int, int]:
         " (SELECT coalesce(sum(cost_nanos), 0) FROM events)::bigint AS cost,"
         " (SELECT coalesce(sum(cost_nanos), 0) FROM rollups)::bigint AS rollups,"
         " (SELECT coalesce(sum(amount_nanos), 0) FROM journal"
-        "   WHERE starts_with(account, 'expense:'))::bigint AS expense"
+        "   WHERE account ~ '^(expense|overrun):')::bigint AS expense"
     )
     assert row["calls"] == row["events"]
     assert row["rollups"] == row["expense"] == row["cost"]
@@ -54,6 +54,9 @@ def test_an_event_is_booked_with_every_field(books: Books) -> None:
     event = sidecar.call(
         1_790_000_000_123_457,
         **facts(labels={"project": "x"}, first_byte_ms=12, streamed=True, hold_nanos=9),
+        byok=True,
+        refused_by="a budget",
+        shadow_refusal="budget_spent another",
     )
     sidecar.settle_all()
     books.book_all()
@@ -211,6 +214,8 @@ event_facts = st.fixed_dictionaries(
         "input_tokens": st.integers(0, 10**9),
         "output_tokens": st.integers(0, 10**9),
         "outcome": st.sampled_from(["ok", "refused", "provider_error", "client_gone"]),
+        "byok": st.booleans(),
+        "hold_nanos": st.just(0) | st.integers(0, 10**15),
         "usage_source": st.sampled_from(["provider", "estimated", "none"]),
     }
 )

@@ -160,6 +160,53 @@ def test_a_rotation_passes_on_what_is_left_of_a_limit(cli: Cli, books: Books) ->
     assert names == [f"max_spend of key {new['key_id']}"]
 
 
+def test_a_key_has_its_own_limits(cli: Cli, books: Books) -> None:
+    """Sidecars learn of each as a budget; `show` and the key's document say them."""
+    key = issue(cli, "--rpm", "60", "--tpm", "100000", "--max-parallel", "4")
+    assert (key["rpm"], key["tpm"], key["max_parallel"]) == (60, 100_000, 4)
+    document = published(books, key["key_id"])
+    assert (document["rpm"], document["tpm"], document["max_parallel"]) == (60, 100_000, 4)
+    budgets = {budget.name: budget for budget in books.sidecar().budgets}
+    assert {name.partition(" ")[0]: budget.amount for name, budget in budgets.items()} == {
+        "rpm": 60,
+        "tpm": 100_000,
+        "max_parallel": 4,
+    }
+    shown = cli("keys", "show", key["key_id"]).stdout
+    assert "rpm           60\n" in shown
+    assert "max parallel  4\n" in shown
+
+
+def test_limits_are_changed_and_lifted(cli: Cli, books: Books) -> None:
+    """What is not named stays; who did it and what was before is on record."""
+    key_id = issue(cli, "--rpm", "60", "--max-spend", "5")["key_id"]
+    changed = cli.json(
+        *("keys", "set", key_id, "--rpm", "none", "--tpm", "9", "--why", "a calm week"),
+        *("--max-spend", "7.50"),
+    )
+    assert (changed["rpm"], changed["tpm"]) == (None, 9)
+    assert changed["max_spend_nanos"] == 7_500_000_000
+    assert {budget.name for budget in books.sidecar().budgets} == {
+        f"max_spend of key {key_id}",
+        f"tpm of key {key_id}",
+    }
+    cli.json("keys", "set", key_id, "--tpm", "9")  # as it is: nothing to write down
+    [change, _] = cli.json("keys", "show", key_id)["changes"]
+    assert (change["what"], change["why"]) == ("changed", "a calm week")
+    assert change["detail"]["from"] == {"rpm": 60, "tpm": None, "max_spend_nanos": 5_000_000_000}
+    cli("keys", "revoke", key_id)
+    refused = cli("keys", "set", key_id, "--rpm", "5")
+    assert refused.exit_code == 1
+    assert "revoked" in refused.stderr
+
+
+def test_a_rotation_passes_on_the_rates(cli: Cli) -> None:
+    """The next key has them too, except those that it is given or that are lifted."""
+    old = issue(cli, "--rpm", "60", "--tpm", "900", "--max-parallel", "4")
+    new = cli.json("keys", "rotate", old["key_id"], "--tpm", "1000", "--max-parallel", "none")
+    assert (new["rpm"], new["tpm"], new["max_parallel"]) == (60, 1000, None)
+
+
 def test_a_refused_rotation_changes_nothing(cli: Cli) -> None:
     """There is no new key when the old one could not be ended."""
     old = issue(cli)

@@ -49,7 +49,6 @@ SIDECAR_MAY_IMPORT: Final = (
     "ledger.prices",
     "ledger.price_list",
     "ledger.budgets",
-    "ledger.alerts",
     "ledger.keyspace",
 )
 # I/O, clocks and randomness: what a pure module takes as an argument instead.

@@ -73,7 +73,7 @@ def test_starts_without_anything_heavy(arguments: list[str]) -> None:
 def test_help_names_every_command(cli: Cli) -> None:
     """`ledger --help` lists all commands without importing them."""
     text = cli("--help").stdout
-    for name in ("up", "keys", "budgets", "events", "spend", "audit", "write", "migrate"):
+    for name in ("up", "keys", "budgets", "events", "spend", "reconcile", "audit", "write"):
         assert f"\n  {name} " in text
 
 
@@ -141,12 +141,23 @@ def test_optional_labels_have_plain_names_of_their_own(cli: Cli, label: str, say
         [*issue(), "--label", "prod"],
         [*issue(), "--label", "environment="],
         ["keys", "rotate", "k", "--grace", "1"],
+        [*issue(), "--rpm", "0"],
+        ["keys", "rotate", "k", "--tpm", "many"],
+        ["keys", "set", "k", "--max-parallel", "1.5"],
+        ["keys", "set", "k", "--max-spend", "ten"],
+        ["keys", "set", "k"],
         budget("--amount", "5"),
         budget("--amount", "0usd"),
         budget("--amount", "5eur"),
         budget("--alert", "101"),
-        budget("--on-exceed", "shadow"),
-        budget("--on-exceed", "explode"),
+        budget("--amount", "3parallel"),
+        budget("--amount", "60calls", "--on-exceed", "throttle"),
+        ["wallets", "create", "w", "--where", "all", "--alert-below", "5tok"],
+        ["wallets", "top-up", "w", "--amount", "0usd"],
+        ["wallets", "withdraw", "w", "--amount", "-1"],
+        ["budgets", "explain"],
+        ["budgets", "explain", "--key", "k", "--where", "team=a"],
+        ["budgets", "raise", "b", "--by", "5", "--until", "7d"],
         budget("--time-zone", "Mars/Olympus"),
     ],
 )
@@ -161,8 +172,9 @@ def test_bad_input_is_wrong_usage_in_one_sentence(cli: Cli, arguments: list[str]
 def test_unknown_options_and_commands_are_wrong_usage(cli: Cli) -> None:
     """What is not enforced yet is not offered either."""
     assert cli("nonsense").exit_code == 2
-    assert cli(*issue(), "--rpm", "5").exit_code == 2
+    assert cli(*issue(), "--region", "eu").exit_code == 2
     assert cli("keys", "list", "--format", "xml").exit_code == 2
+    assert cli(*budget("--on-exceed", "explode")).exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -172,6 +184,10 @@ def test_unknown_options_and_commands_are_wrong_usage(cli: Cli) -> None:
         ["keys", "list"],
         ["keys", "revoke", "abc"],
         ["budgets", "status"],
+        ["budgets", "export"],
+        ["budgets", "explain", "--where", "all"],
+        ["wallets", "list"],
+        ["wallets", "top-up", "w", "--amount", "5usd"],
         budget(),
         ["events"],
         ["spend", "--by", "team"],

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger import cli_input
+from ledger.budgets import UNITS
 from ledger.cli_input import InputError
 from ledger.money import MAX_NANOS, NANOS_PER_USD
 from ledger.reports import amount_text, selector_text, usd_text
@@ -20,7 +21,7 @@ values = st.text(
 )
 
 
-@given(st.sampled_from(["usd", "tokens"]), amounts)
+@given(st.sampled_from(UNITS), amounts)
 def test_an_amount_reads_back_as_it_is_shown(unit: str, number: int) -> None:
     """No digit is lost on the way to a person and back."""
     assert cli_input.amount(amount_text(unit, number)) == (unit, number)
@@ -42,6 +43,8 @@ def test_dollars_read_back_as_they_are_shown(nanos: int) -> None:
         ("0.5ktok", "tokens", 500),
         ("1tok", "tokens", 1),
         ("3btok", "tokens", 3_000_000_000),
+        ("60calls", "calls", 60),
+        ("8 parallel", "parallel", 8),
     ],
 )
 def test_reads_amounts(text: str, unit: str, number: int) -> None:
@@ -60,6 +63,7 @@ def test_reads_amounts(text: str, unit: str, number: int) -> None:
         "5 dollars",
         "0usd",
         "0.4tok",
+        "1.5calls",
         "1e3usd",
         "nan usd",
         "9223372037usd",
@@ -79,7 +83,8 @@ def test_refuses_other_amounts(text: str) -> None:
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     """No text ends in another error than the one that says what is wrong."""
-    for read in (cli_input.amount, cli_input.usd, cli_input.duration, cli_input.alerts):
+    readers = (cli_input.amount, cli_input.usd, cli_input.duration, cli_input.alerts)
+    for read in (*readers, cli_input.credit):
         with suppress(InputError):
             read(text)
     for at in (cli_input.moment, cli_input.expiry):
@@ -123,6 +128,37 @@ def test_refuses_other_selectors(where: str, says: str) -> None:
     """A budget that would match nothing, or something else, is not set."""
     with pytest.raises(InputError, match=says):
         cli_input.selector([where], ("team", "agent"))
+
+
+@pytest.mark.parametrize("text", ["100usd", "$100", "100", "100.00"])
+def test_credit_is_dollars(text: str) -> None:
+    """With or without their unit; an amount of tokens is none."""
+    assert cli_input.credit(text) == 100 * NANOS_PER_USD
+    for wrong in ("0", "5tok", "-5", "five"):
+        with pytest.raises(InputError, match=r"\.$"):
+            cli_input.credit(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "end"),
+    [
+        ("2026-11-30", "UTC", datetime(2026, 11, 30, tzinfo=UTC)),
+        ("2026-11-30", "Europe/Berlin", datetime(2026, 11, 29, 23, tzinfo=UTC)),
+        ("2026-06-30T18:00", "Europe/Berlin", datetime(2026, 6, 30, 16, tzinfo=UTC)),
+        ("2026-11-30T18:00Z", "Europe/Berlin", datetime(2026, 11, 30, 18, tzinfo=UTC)),
+        ("7d", "Europe/Berlin", NOW + timedelta(days=7)),
+    ],
+)
+def test_a_raise_ends_by_the_clock_of_its_budget(text: str, zone: str, end: datetime) -> None:
+    """A date is its first instant where the budget's days begin."""
+    assert cli_input.until(text, NOW, zone) == end
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0d", "2026-03-01", "2026-13-01", "0001-01-01"])
+def test_refuses_other_ends(text: str) -> None:
+    """What has passed would raise nothing."""
+    with pytest.raises(InputError, match=r"\.$"):
+        cli_input.until(text, NOW, "Asia/Tokyo")
 
 
 def test_dimensions_are_taken_in_order_and_once() -> None:

@@ -31,6 +31,9 @@ OLD: dict[str, Any] = {
     "status": "active",
     "expires_at": None,
     "max_spend_nanos": 10_000,
+    "rpm": 60,
+    "tpm": None,
+    "max_parallel": 4,
 }
 
 
@@ -101,6 +104,15 @@ def test_a_rotation_does_not_refill_a_lifetime_limit() -> None:
     assert (new.customer, new.labels) == ("acme", {"environment": "prod"})
     with pytest.raises(RefusedError, match="has spent"):
         successor(OLD, 10_000, expires_at=None, max_spend_nanos=None, has_grace=False)
+
+
+def test_a_rotation_keeps_the_rates() -> None:
+    """The next key has the old one's rates, except those that it is given."""
+    given = {"rpm": 5, "tpm": 1000}
+    kept = successor(OLD, 0, expires_at=None, max_spend_nanos=None, has_grace=False)
+    assert (kept.rpm, kept.tpm, kept.max_parallel) == (60, None, 4)
+    new = successor(OLD, 0, expires_at=None, max_spend_nanos=None, has_grace=False, rates=given)
+    assert (new.rpm, new.tpm, new.max_parallel) == (5, 1000, 4)
 
 
 def test_two_keys_do_not_share_a_lifetime_limit() -> None:

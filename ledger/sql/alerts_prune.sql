@@ -1,0 +1,1 @@
+DELETE FROM alerts WHERE at < %(before)s AND window_ends_at < %(before)s

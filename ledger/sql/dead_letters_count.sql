@@ -1,0 +1,1 @@
+SELECT count(*) AS letters FROM dead_letters

@@ -1,0 +1,4 @@
+SELECT key_id, owner, team, agent, workload, customer, labels, status, expires_at, max_spend_nanos, rpm, tpm,
+       max_parallel, created_at, version
+  FROM keys
+ WHERE key_id = %(key_id)s
