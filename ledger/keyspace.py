@@ -55,7 +55,7 @@ class Keyspace:
 
     @property
     def hold_expiry(self) -> str:
-        """Sorted set: event id scored by the Unix time in milliseconds at which its hold expires."""
+        """Sorted set: event id scored by the Unix time in ms at which its hold expires."""
         return self._tag + "hold_expiry"
 
     @property
@@ -78,5 +78,5 @@ class Keyspace:
         return self._tag + "directory_changes"
 
     def counter(self, budget_id: str, window: str) -> str:
-        """Hash with `used` and `held`, one per budget and window; `window` is its start or `total`."""
+        """Hash with `used` and `held`, one a budget and window; `window`: its start, or `total`."""
         return f"{self._tag}budget:{budget_id}:{window}"

@@ -16,7 +16,7 @@ def round_nanos(amount: Decimal) -> int:
 
 
 def nanos_from_usd(text: str) -> int:
-    """Nanodollars from a decimal number of dollars such as `0.10`; ValueError says what is wrong."""
+    """Nanodollars from a number of dollars such as `0.10`; ValueError says what is wrong."""
     try:
         usd = Decimal(text)
     except InvalidOperation:
