@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 BATCH: Final = 200
 MAX_PENDING: Final = 20_000
 """Events kept in memory while the store is away; further ones are read back from the spool."""
-_GATHER_S: Final = 0.01
+_GATHER_S: Final = 0.003
 """How long an event waits for others to share its way to the store, unless `hurry` is called."""
 _IDLE_S: Final = 0.25
 _FULL_S: Final = 0.25

@@ -1,0 +1,46 @@
+"""The sidecar's settings: their sources, what they refuse, and that the README names them."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from extproc.settings import SettingError, Settings, from_environment
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_flags_come_before_the_environment() -> None:
+    """A flag wins over its variable, and a variable over the default."""
+    environment = {"TOLLKEEPER_WORKERS": "3", "TOLLKEEPER_ORG": "acme", "TOLLKEEPER_HOST": "h"}
+    settings = from_environment(environment, workers=5)
+    assert (settings.workers, settings.org, settings.store_away) == (5, "acme", "closed")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TOLLKEEPER_WORKERS", "many"),
+        ("TOLLKEEPER_WORKERS", "0"),
+        ("TOLLKEEPER_STORE_AWAY", "perhaps"),
+        ("TOLLKEEPER_ENFORCE", "soft"),
+        ("TOLLKEEPER_HOST", "a b"),
+        ("TOLLKEEPER_AZURE_DEPLOYMENTS", "prod="),
+    ],
+)
+def test_a_bad_value_is_named(name: str, value: str) -> None:
+    """The error says which setting is wrong."""
+    with pytest.raises(SettingError, match=name):
+        from_environment({"TOLLKEEPER_HOST": "h", name: value})
+
+
+def test_deployments_are_read_in_any_case() -> None:
+    """Azure's deployment names do not mind their case."""
+    said = {"TOLLKEEPER_HOST": "h", "TOLLKEEPER_AZURE_DEPLOYMENTS": "Prod=gpt-4o, x = gpt-5"}
+    assert from_environment(said).deployments == {"prod": "gpt-4o", "x": "gpt-5"}
+
+
+@pytest.mark.parametrize("variable", [f.metadata["env"] for f in fields(Settings)])
+def test_the_readme_names_every_setting(variable: str) -> None:
+    """A setting that is not documented does not exist for its users."""
+    assert f"`{variable}`" in README.read_text()
