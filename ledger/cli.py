@@ -11,7 +11,7 @@ from ledger.cli_session import Run, sentence_for
 
 # Command -> where it is and what it does; imported when it runs, so that each starts fast.
 _PARTS: Final = {
-    "up": ("ledger.supervisor:up", "Run all of Tollkeeper on this machine."),
+    "up": ("ledger.cli_up:up", "Run all of Tollkeeper on this machine."),
     "keys": ("ledger.cli_keys:keys", "Issue, list and end keys."),
     "budgets": ("ledger.cli_budgets:budgets", "Set budgets and see what is left."),
     "alerts": ("ledger.cli_alerts:alerts", "What was said of budgets, and whom it is sent to."),

@@ -25,6 +25,7 @@ from ledger.demo_traffic import CALLERS, Caller, Tally, Traffic
 from ledger.embedded import free_port
 from ledger.envoy_config import Provider, credential_variables
 from ledger.parts import Machine, Wanted, stock_envoy_config
+from ledger.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from ledger.db import Database
     from ledger.reports import Spend
-    from ledger.supervisor import Supervisor
 
 TRAFFIC_S: Final = 30.0
 LAST_CALLS_S: Final = 20.0
@@ -57,7 +57,6 @@ def directory_for(default: Path, given: Path | None) -> Path:
 
 def run(wanted: Wanted, stop: threading.Event) -> int:
     """The whole demo; 0 where all of it went well and the audit found nothing."""
-    from ledger.supervisor import Supervisor
 
     _clear(wanted.data_dir)
     port = free_port()
@@ -132,7 +131,7 @@ def _set_budgets(machine: Machine) -> None:
     click.echo(f"Set {len(_BUDGETS)} budgets; Marketing's, 8 cents a month, will not be enough.\n")
 
 
-def _work(supervisor: "Supervisor", traffic: Traffic, stop: threading.Event) -> None:
+def _work(supervisor: Supervisor, traffic: Traffic, stop: threading.Event) -> None:
     """Let the callers work, show what the books say meanwhile, and wait until all is booked."""
     from rich.console import Console
     from rich.live import Live
@@ -155,7 +154,7 @@ class _Show:
     """What the books say while the callers work: a table that changes, or a line now and then."""
 
     def __init__(
-        self, supervisor: "Supervisor", db: "Database", live: "Live | None", stop: threading.Event
+        self, supervisor: Supervisor, db: "Database", live: "Live | None", stop: threading.Event
     ) -> None:
         self._supervisor, self._db, self._live, self._stop = supervisor, db, live, stop
         self._began = time.monotonic()

@@ -1,26 +1,19 @@
-"""`ledger up`: starts all of Tollkeeper on this machine, restarts what dies, stops it in order.
+"""Starts all of Tollkeeper on this machine, restarts what dies, stops it in order.
 
 Knows of the parts only in which order they need each other.
 """
 
-import fcntl
-import os
-import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import click
 
 from ledger.child import StartFailure, bound_log
-from ledger.cli_session import Refusal, Run, WrongUsage, pass_run
-from ledger.envoy_config import Provider, credential_variables, parse_provider, providers_in
-from ledger.parts import DATABASE, Machine, Part, Wanted, stock_envoy_config
+from ledger.parts import DATABASE, Machine, Part
 
 START_LIMIT_S: Final = 60.0
 RESTART_PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -31,79 +24,6 @@ STOP_LIMIT_S: Final = 10.0
 TEND_EVERY_S: Final = 0.1
 BOUND_LOGS_EVERY_S: Final = 10.0
 LOG_LIMIT_BYTES: Final = 64 * 1024 * 1024
-DEFAULT_GATEWAY: Final = "127.0.0.1:10000"
-MAX_WORKERS: Final = 64
-
-
-@click.command()
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where everything is kept.  [default: $TOLLKEEPER_DATA_DIR or ./.tollkeeper]",
-)
-@click.option(
-    "--gateway", metavar="HOST:PORT", help=f"Where callers connect.  [default: {DEFAULT_GATEWAY}]"
-)
-@click.option(
-    "--provider",
-    "providers",
-    multiple=True,
-    metavar="NAME=BASE_URL",
-    help="Lead /NAME/ to this address; its credential is NAME_API_KEY. May be repeated.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1, MAX_WORKERS),
-    help="Sidecar processes.  [default: one per processor, from 2 to 8]",
-)
-@click.option("--demo", is_flag=True, help="Show it at work with a fake provider, then stop.")
-@pass_run
-def up(
-    run: Run,
-    data_dir: Path | None,
-    gateway: str | None,
-    providers: tuple[str, ...],
-    workers: int | None,
-    demo: bool,
-) -> None:
-    """Run all of Tollkeeper on this machine: PostgreSQL, Valkey, the writer, the sidecar, Envoy.
-
-    Ctrl-C stops it all and keeps the data. The credentials of providers are read from
-    OPENAI_API_KEY, ANTHROPIC_API_KEY, AZURE_OPENAI_API_KEY, GEMINI_API_KEY and
-    AWS_BEARER_TOKEN_BEDROCK; where one is not set, callers bring their own.
-    """
-    from ledger import demo as demonstration
-
-    stop = _stop_on_signals()
-    directory = (data_dir or run.settings.data_dir).absolute()
-    if demo:
-        directory = demonstration.directory_for(run.settings.data_dir, data_dir)
-    try:
-        with only_one(directory):
-            os.umask(0o077)  # what the parts write is for us alone
-            wanted = Wanted(
-                data_dir=directory,
-                gateway=_gateway(gateway, any_port=demo),
-                workers=workers or min(max(os.cpu_count() or 2, 2), 8),
-                providers=_providers(providers),
-                environment=os.environ,
-            )
-            code = demonstration.run(wanted, stop) if demo else _serve(wanted, stop)
-    except StartFailure as error:
-        raise Refusal(str(error)) from error
-    raise SystemExit(code)
-
-
-def _serve(wanted: Wanted, stop: threading.Event) -> int:
-    supervisor = Supervisor(Machine(wanted))
-    with supervisor.running(stop):
-        if not stop.is_set():
-            click.echo(announcement(supervisor.machine))
-        while not stop.wait(TEND_EVERY_S):
-            supervisor.tend()
-        click.echo("Stopping ...")
-    click.echo("Stopped. The data is kept.")
-    return 0
 
 
 @dataclass(slots=True)
@@ -224,55 +144,6 @@ class Supervisor:
             time.sleep(0.05)
 
 
-def announcement(machine: Machine) -> str:
-    """What the person at the terminal needs to know once everything runs."""
-    directory = machine.layout.data_dir
-    shown = _relative(directory)
-    option = "" if shown == ".tollkeeper" else f" --data-dir {shown}"
-    variables = credential_variables(stock_envoy_config(), machine.wanted.providers)
-    lines = [f"Tollkeeper is up. Ctrl-C stops it and keeps the data in {shown}.", ""]
-    lines.append(f"  Gateway     {machine.gateway_url}")
-    for name, base_url in providers_in(machine.envoy_text).items():
-        variable = variables[name]
-        have = bool(machine.wanted.environment.get(variable))
-        pays = f"with {variable}" if have else f"callers' own credential ({variable} is not set)"
-        lines.append(f"    /{name + '/':<11} {base_url}, {pays}")
-    lines += [
-        f"  PostgreSQL  {machine.postgres_dsn}",
-        f"  Valkey      {machine.redis_url}",
-        f"  Logs        {_relative(machine.layout.logs)}",
-        "",
-        "Issue a key, and give it to an SDK as its API key with the gateway as its base URL:",
-        f"  ledger{option} keys issue --owner you@example.com --team your-team"
-        " --agent your-agent --workload trying-out",
-        "See who spent what:",
-        f"  ledger{option} spend --by team,agent",
-    ]
-    return "\n".join(lines)
-
-
-@contextmanager
-def only_one(directory: Path) -> Iterator[None]:
-    """Hold the data directory for this process; a second `ledger up` is told who has it."""
-    if not directory.exists():
-        directory.mkdir(parents=True)
-        # PostgreSQL runs as `nobody` where we are root, and must get through to its own folder.
-        directory.chmod(0o711 if os.geteuid() == 0 else 0o700)
-    with (directory / "up.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise StartFailure(
-                f"`ledger up` runs already on {_relative(directory)} (process "
-                f"{lock.read().strip() or 'unknown'}); stop it, or choose another --data-dir."
-            ) from error
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        yield
-
-
 def _create_database(machine: Machine) -> None:
     import psycopg
 
@@ -284,57 +155,6 @@ def _create_database(machine: Machine) -> None:
             admin.execute(f"CREATE DATABASE {DATABASE}")
     with Database(machine.postgres_dsn, max_connections=1) as database:
         database.migrate()
-
-
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
-
-
-def _gateway(text: str | None, *, any_port: bool) -> tuple[str, int]:
-    """The address to listen on, free at this moment. `any_port`: another one will do."""
-    host, colon, port = (text or DEFAULT_GATEWAY).rpartition(":")
-    if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise WrongUsage(f"--gateway {text} is not an address; write HOST:PORT.")
-    try:
-        found = socket.getaddrinfo(
-            host.strip("[]") or "0.0.0.0", int(port), type=socket.SOCK_STREAM
-        )
-    except socket.gaierror as error:
-        raise WrongUsage(
-            f"--gateway {text}: there is no host {host!r}; write HOST:PORT."
-        ) from error
-    family, *_, address = found[0]
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            if any_port and text is None:
-                probe.bind((address[0], 0))
-                return str(address[0]), int(probe.getsockname()[1])
-            raise StartFailure(
-                f"The gateway cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}); "
-                "choose another address with --gateway HOST:PORT."
-            ) from error
-    return str(address[0]), int(address[1])
-
-
-def _providers(texts: Sequence[str]) -> list[Provider]:
-    try:
-        return [parse_provider(text) for text in texts]
-    except ValueError as error:
-        raise WrongUsage(f"--provider: {error}") from error
-
-
-def _relative(path: Path) -> str:
-    """The path as a person in this directory would write it."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def _say(sentence: str) -> None:

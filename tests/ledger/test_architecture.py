@@ -10,7 +10,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 GENERATED: Final = ("extproc.wire", "ledger.wire")
-WIRING: Final = ("settings", "__main__", "worker", "demo", "supervisor")
+WIRING: Final = ("settings", "__main__", "worker", "demo", "cli_up")
 VAGUE: Final = frozenset(("utils", "helpers", "common", "manager", "base"))
 PURE: Final = (
     "extproc.events",
