@@ -22,6 +22,7 @@ from typing import Any, Final
 import redis
 import uvloop
 
+from extproc.__main__ import GRPC_EXPERIMENTS
 from ledger.budgets import Budget
 from ledger.embedded import find_envoy, free_port
 from ledger.envoy_config import Provider, Site, configure
@@ -119,7 +120,8 @@ def _sides(stack: ExitStack, folder: Path) -> tuple[Side, Side]:
 
 @contextmanager
 def _process(*arguments: str, cpu: int) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
+    environment = os.environ | {"GRPC_EXPERIMENTS": GRPC_EXPERIMENTS}  # as our workers have it
+    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment)
     _pin(process.pid, cpu)
     try:
         yield process
