@@ -112,8 +112,10 @@ def shares(
     now_us: int,
     costs: Costs,
     left: dict[str, int],
+    least: int = 0,
 ) -> tuple[Share, ...]:
-    """What a call started at `started_us` takes from each budget.
+    """What a call started at `started_us` that needs `least` tokens of output takes from each
+    budget.
 
     `left` is what was last seen to be left of throttling budgets, by budget id.
     """
@@ -134,7 +136,8 @@ def shares(
         )
         taken.append(share)
         if budget.on_exceed == "throttle":
-            taken.append(_throttled(keyspace, share, started_us, left.get(budget.budget_id, limit)))
+            seen = left.get(budget.budget_id, limit)
+            taken.append(_throttled(keyspace, share, started_us, seen, least))
     return tuple(taken)
 
 
@@ -146,14 +149,14 @@ def _takes(unit: str, costs: Costs) -> tuple[int, int]:
     return 1, 0
 
 
-def _throttled(keyspace: Keyspace, share: Share, started_us: int, left: int) -> Share:
+def _throttled(keyspace: Keyspace, share: Share, started_us: int, left: int, least: int) -> Share:
     """A counter of this minute that shrinks with what is left, and always has room for one call."""
     minute = window_at("minute", "UTC", started_us)
     return Share(
         counter=keyspace.counter(share.budget.budget_id, "throttle:" + minute.name),
         base=share.base,
         per_token=share.per_token,
-        limit=max(left // THROTTLE_SHARE, share.base),
+        limit=max(left // THROTTLE_SHARE, share.amount(least)),
         budget=share.budget,
         window=minute,
         throttle=True,

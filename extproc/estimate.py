@@ -117,19 +117,19 @@ class Estimates:
             ratios.output_mean += _PACE * (seen - ratios.output_mean)
 
     def observe_key(
-        self, key_id: str, provider: str, model: str, *, held_input: int, usage: Usage
+        self, key_id: str, provider: str, model: str, *, input_bytes: int, usage: Usage
     ) -> None:
-        """Learn how long this key's answers are, and what its input holds fell short of."""
+        """Learn how long this key's answers are, and what its input has beyond what it shows.
+
+        Calls in flight together are short of the same: the most of it counts, not the sum.
+        """
         for who in (key_id, _EVERY_KEY):
             answers = self._answers_of(who, provider, model)
             if usage.output_tokens > 0:
                 answers.add(usage.output_tokens)
         own = self._answers_of(key_id, provider, model)
-        short = usage.input_tokens - held_input
-        if short > 0:
-            own.extra_input += short * _MARGIN
-        else:
-            own.extra_input *= _EXTRA_FADES
+        unseen = usage.input_tokens - self.input_tokens(provider, model, input_bytes)
+        own.extra_input = max(unseen * _MARGIN, own.extra_input * _EXTRA_FADES)
 
     def likely_most_output_tokens(self, key_id: str, provider: str, model: str) -> int:
         """What this key's answers from this model hardly exceed; a guess before any was seen."""

@@ -480,7 +480,7 @@ class Exchange:
                 call.key.key_id,
                 call.provider,
                 asked.model,
-                held_input=call.held_input,
+                input_bytes=asked.input_bytes,
                 usage=answer.usage,
             )
 

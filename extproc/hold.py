@@ -67,7 +67,7 @@ def hold_asked(call: Call, policy: Policy, now_us: int) -> Hold | Refusal:
         money = next((b for b in hard if b.unit == "usd"), None)
         if money is not None and asked.model:
             return _unpriced(asked.model, money.name)
-    call.held_input = tokens_in = policy.estimates.input_tokens(
+    tokens_in = policy.estimates.input_tokens(
         call.provider, asked.model, asked.input_bytes, call.key.key_id
     )
     costs = _costs(rates, tokens_in, asked.choices)
@@ -153,7 +153,7 @@ def _plan(
     least: int,
     most: int,
 ) -> Plan:
-    taken = shares(policy.keyspace, budgets, call.started_us, now_us, costs, policy.left)
+    taken = shares(policy.keyspace, budgets, call.started_us, now_us, costs, policy.left, least)
     return Plan(call.event_id, taken, now_us // 1000 + policy.hold_ms, least, most)
 
 

@@ -33,7 +33,6 @@ class Call:
     asked: Asked | None = None
     answer: Answer | None = None
     byok: bool = False
-    held_input: int = 0
     hold_nanos: int = 0
     shadow: Refusal | None = None
     refusal: Refusal | None = None

@@ -121,7 +121,7 @@ def refuse_stream(operation: str, refusal: Refusal) -> bytes:
     """An error event as OpenAI sends it when a stream breaks; the SDKs raise on it."""
     error = orjson.loads(refuse(refusal))["error"]
     if operation == "responses":
-        said = {"type": "error", "sequence_number": 0} | error
+        said = error | {"type": "error", "sequence_number": 0}
         return b"event: error\ndata: %s\n\n" % orjson.dumps(said)
     return b"data: %s\n\n" % orjson.dumps({"error": error})
 

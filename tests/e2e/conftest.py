@@ -36,6 +36,13 @@ def stack(fake: Fake, services_directory: Path) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
+def four(fake: Fake, services_directory: Path) -> Iterator[Stack]:
+    """Another stack for the session, with four workers that share every budget."""
+    with running(services_directory / "four", fake, workers=4) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
 def key(stack: Stack) -> dict[str, Any]:
     """A key without limits."""
     return stack.issue()

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +33,30 @@ class Sidecar:
         return children(self.parent.pid)[0]
 
 
-def publish(store: redis.Redis, budgets: Iterable[Budget] = ()) -> None:
-    """One key, these budgets, and counters declared good."""
+def key(number: int) -> str:
+    """The text of a published key; `KEY` is the first."""
+    return f"tk-k{number}-secret"
+
+
+def publish(
+    store: redis.Redis, budgets: Iterable[Budget] = (), teams: Sequence[str] = ("risk",)
+) -> None:
+    """One key for each team, these budgets, and counters declared good."""
     names = Keyspace()
+    documents = {f"key:k{n}": _key_document(n, team) for n, team in enumerate(teams, 1)}
+    documents |= {f"budget:{budget.budget_id}": to_document(budget) for budget in budgets}
+    for name, document in documents.items():
+        store.hset(names.directory, name, json.dumps(document))
+    store.set(names.directory_version, 1)
+    store.set(names.epoch, "epoch-1")
+
+
+def _key_document(number: int, team: str) -> dict[str, Any]:
     document: dict[str, Any] = {
-        "key_id": "k1",
-        "sha256": hashlib.sha256(KEY.encode()).hexdigest(),
+        "key_id": f"k{number}",
+        "sha256": hashlib.sha256(key(number).encode()).hexdigest(),
         "owner": "ann",
-        "team": "risk",
+        "team": team,
         "agent": "scout",
         "workload": "nightly",
         "customer": "",
@@ -48,13 +64,9 @@ def publish(store: redis.Redis, budgets: Iterable[Budget] = ()) -> None:
         "status": "active",
         "version": 1,
     }
-    document |= dict.fromkeys(("expires_at_us", "max_spend_nanos", "rpm", "tpm", "max_parallel"))
-    store.hset(names.directory, "key:k1", json.dumps(document))
-    for budget in budgets:
-        text = json.dumps(to_document(budget))
-        store.hset(names.directory, f"budget:{budget.budget_id}", text)
-    store.set(names.directory_version, 1)
-    store.set(names.epoch, "epoch-1")
+    return document | dict.fromkeys(
+        ("expires_at_us", "max_spend_nanos", "rpm", "tpm", "max_parallel")
+    )
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def test_answers_teach_the_next_hold() -> None:
     for _ in range(20):
         usage = Usage(input_tokens=10, output_tokens=40)
         rules.estimates.observe_key(
-            "abcdefgh1234", "openai", "gpt-4o-mini", held_input=50, usage=usage
+            "abcdefgh1234", "openai", "gpt-4o-mini", input_bytes=50, usage=usage
         )
     exchange = Exchange(rules, "e")
     exchange.receive(ask(), NOW_US)
