@@ -136,8 +136,10 @@ class Estimates:
         own = self._answers.get((key_id, provider, model))
         if own is not None and own.total >= _FEW_SAMPLES:
             return own.high()
+        # Others' short answers make a new key's holds small; their long ones must not block it.
         every = self._answers.get((_EVERY_KEY, provider, model))
-        return every.high() if every is not None else _FIRST_OUTPUT_TOKENS
+        known = every.high() if every is not None else _FIRST_OUTPUT_TOKENS
+        return min(known, _FIRST_OUTPUT_TOKENS)
 
     def input_tokens(self, provider: str, model: str, input_bytes: int, key_id: str = "") -> int:
         """A number that the input will hardly exceed: the basis of a hold."""

@@ -422,9 +422,12 @@ class Exchange:
             self._grow_at = _LATE * self._granted
             self.state = State.STREAMED
             return self._onward
-        call.refusal, call.outcome = event, "cut"
+        says = f"This answer has outgrown what is left of {event.limit!r}, and ends here."
+        code = "budget_spent" if event.code == "budget_held" else event.code
+        refusal = replace(event, code=code, message=says, retry_after_s=None)
+        call.refusal, call.outcome = refusal, "cut"
         self.state = State.CUT
-        error = self._destination.api.refuse_stream(call.operation, event)
+        error = self._destination.api.refuse_stream(call.operation, refusal)
         return Continue(body=(self._onward.body or b"") + error)
 
     def _reset(self, event: ResponseBody, now_us: int) -> Action:

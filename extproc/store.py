@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
+import orjson
+
 from extproc.budget import Plan, Reserved, Standing, StoreAway
 from extproc.resp import Connection, StoreError
 from extproc.spool import Unsettled
@@ -18,6 +20,8 @@ MAX_STREAM_ENTRIES: Final = 500_000
 """Events that may wait in Redis for the ledger; further ones wait in the spools."""
 _RESERVE_TIMEOUT_S: Final = 1.0
 _SETTLE_TIMEOUT_S: Final = 5.0
+_GUARD_S: Final = 0.1
+"""Well within the time that the ledger waits between closing the gate and adding up the holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,8 @@ class Store:
         self._keyspace = keyspace
         self._epoch = b""
         self._reserve, self._settle = Script("reserve.lua"), Script("settle.lua")
-        self._void = Script("void.lua")
+        self._void, self._restore = Script("void.lua"), Script("restore.lua")
+        self._holds: dict[str, tuple[list[str | int], int]] = {}
         self.before_reserve: Callable[[], None] | None = None
 
     async def reserve(self, plan: Plan, *, grow: bool = False) -> Reserved | StoreAway:
@@ -80,6 +85,8 @@ class Store:
                     self._connection, keys, (self._epoch, *args), _RESERVE_TIMEOUT_S
                 )
                 if reply[0] >= 0:
+                    if reply[0] == 1:
+                        self._remember(plan, reply[1])
                     pairs = zip(reply[2::2], reply[3::2], strict=True)
                     standings = tuple(Standing(used, held) for used, held in pairs)
                     return Reserved(reply[0] == 1, standings, reply[1])
@@ -104,7 +111,30 @@ class Store:
         if status == -1:
             await self.learn_epoch()
             raise StoreError("its counters have been rebuilt; sending again")
+        for item in batch:
+            if item.seq <= last:
+                self._holds.pop(item.event_id, None)
         return Settled(last, committed, full=status == 0, gap=status == -2)
+
+    def _remember(self, plan: Plan, granted: int) -> None:
+        """Keep what is held for a call until it is settled: the store may lose it."""
+        held, _ = self._holds.get(plan.event_id, ([], 0))
+        for share in plan.shares:
+            if amount := share.amount(granted):
+                held += (share.counter, amount)
+        self._holds[plan.event_id] = (held, plan.expires_at_ms)
+
+    async def guard_holds(self) -> None:
+        """For ever: put the holds of calls under way back into a store that lost its memory. The
+        ledger waits for them before it lets anybody reserve again.
+        """
+        while True:
+            await asyncio.sleep(_GUARD_S)
+            if self._holds:
+                try:
+                    await self.learn_epoch()
+                except StoreError:
+                    continue
 
     async def extend(self, event_ids: Sequence[str], expires_at_ms: int) -> None:
         """Let the holds of calls still under way live longer; raises StoreError."""
@@ -120,7 +150,16 @@ class Store:
 
     async def learn_epoch(self) -> None:
         """Read which generation of counters is in force; raises StoreError while there is none."""
-        epoch = await self._connection.call("GET", self._keyspace.epoch)
+        names = self._keyspace
+        epoch = await self._connection.call("GET", names.epoch)
+        if epoch != self._epoch and self._holds:
+            keys = (names.epoch, names.holds, names.hold_expiry)
+            parts = [
+                part
+                for event_id, (held, expires_at_ms) in self._holds.items()
+                for part in (event_id, orjson.dumps(held), expires_at_ms)
+            ]
+            await self._restore.run(self._connection, keys, parts, _SETTLE_TIMEOUT_S)
         if epoch is None:
             raise StoreError("its counters are not rebuilt from the books yet")
         self._epoch = epoch

@@ -58,6 +58,7 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
     tasks = [
         asyncio.create_task(directory.run(), name="directory"),
         asyncio.create_task(outbox.run(), name="outbox"),
+        asyncio.create_task(store.guard_holds(), name="guard"),
         asyncio.create_task(outbox.keep_holds(policy.hold_ms, now), name="holds"),
         asyncio.create_task(adopt(settings.spool_dir, store), name="adopt"),
     ]

@@ -18,6 +18,8 @@ from ledger.stream import DEFAULT_KEYSPACE, Redis, command, integers, run_script
 MAX_COUNTERS: Final = 500  # in one script call
 MAX_FIELDS: Final = 1000  # in one HSET
 EPOCH: Final = "epoch"
+HOLDS_WITHIN_S: Final = 0.5
+"""How long the gate stays closed for the sidecars to put back what calls under way hold."""
 
 
 def is_sound(db: Database, redis: Redis, keys: Keyspace = DEFAULT_KEYSPACE) -> bool:
@@ -62,6 +64,8 @@ def rebuild(db: Database, redis: Redis, keys: Keyspace = DEFAULT_KEYSPACE) -> st
             keys.directory_version,
         ]
         run_script(redis, "forget", closed)
+        if db.run("producers_all"):
+            time.sleep(HOLDS_WITHIN_S)
         now_us = time.time_ns() // 1000  # nothing that is counted from here on is in the books
         with db.transaction() as session:
             session.run("books_lock")
