@@ -30,8 +30,8 @@ run: install ## run all of it on this machine, at 127.0.0.1:10000, until Ctrl-C
 test: $(STAMPS)/developing ## all tests, with real Envoy, PostgreSQL and Valkey
 	$(PY) -m pytest -n auto --ignore=tests/bench
 
-test-fast: $(STAMPS)/developing ## the tests that need no service: seconds
-	$(PY) -m pytest tests/ledger tests/extproc tests/contracts
+test-fast: $(STAMPS)/developing ## the tests that need no service, in less than a minute
+	$(PY) -m pytest -n auto tests/ledger tests/extproc
 
 check: $(STAMPS)/developing ## format, lint, strict types; generated code is what proto/ says
 	.venv/bin/ruff format --check .
