@@ -146,12 +146,12 @@ class Exchange:
         return CONTINUE
 
     def draft(self) -> Draft | None:
-        """The event as it would stand if this process died now; None unless the call has just been
-        let through, and could cost something.
+        """The event as it would stand if this process died now: before its hold is asked for, so
+        that no hold outlives its call, and once more when it has been let through.
         """
-        if self.state is not State.UPSTREAM or self._call.free:
+        if self.state not in (State.RESERVING, State.UPSTREAM):
             return None
-        return draft(self._call, self._policy)
+        return draft(self._call, self._policy, let_through=self.state is State.UPSTREAM)
 
     def close(self, now_us: int) -> Settlement | None:
         """The call's one event; None when it was handed over already or nothing was ever asked."""

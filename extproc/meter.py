@@ -108,19 +108,24 @@ def meter(call: Call, policy: Policy, now_us: int) -> Settlement:
     return Settlement(fields, _counters(call, policy, cost, usage))
 
 
-def draft(call: Call, policy: Policy) -> Draft:
-    """The event as it stands if this process dies now: the input is estimated, the rest unknown."""
+def draft(call: Call, policy: Policy, *, let_through: bool) -> Draft:
+    """The event as it stands if this process dies now: the input is estimated, the rest unknown. A
+    call that was not let through cost nothing.
+    """
+    fields = _identity(call, policy)
+    fields["outcome"] = "gateway_gone"
+    if not let_through:
+        fields |= {"cost_nanos": 0, "price_source": "none", "usage_source": "none"}
+        return Draft(call.event_id, fields, ())
     usage, source = _usage(call, Answer(), policy)
     model = call.asked.model if call.asked is not None else ""
     cost, price_source = _cost(call, policy, usage, model, "")
-    fields = _identity(call, policy)
     fields["model"] = clip(model)
     fields["input_tokens"] = usage.input_tokens
     if cost is not None:
         fields["cost_nanos"] = cost
     fields["price_source"] = price_source
     fields["usage_source"] = source
-    fields["outcome"] = "gateway_gone"
     return Draft(call.event_id, fields, _counters(call, policy, cost, usage))
 
 

@@ -80,6 +80,7 @@ class Sidecar:
             async for message in messages:
                 action = exchange.receive(envoy.decode(message), now())
                 if isinstance(action, Reserve):
+                    self.outbox.open(exchange.draft())
                     verdict = await self.budgets.reserve(action.plan, grow=action.grow)
                     action = exchange.receive(verdict, now())
                     self.outbox.open(exchange.draft())

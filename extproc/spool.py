@@ -66,10 +66,11 @@ class Spool:
         self._map: mmap.mmap | None = None
 
     def open(self, event_id: str, payload: bytes, counters: bytes) -> None:
-        """Record a call under way, as its event would stand if nobody said more about it."""
+        """Record a call under way, as its event would stand if nobody said more about it. What was
+        recorded of it before counts no longer.
+        """
         file = self._append(_OPENED, 0, event_id, payload, counters)
-        file.open_calls += 1
-        self._open_in[event_id] = file
+        self._opened(event_id, file)
 
     @property
     def under_way(self) -> tuple[str, ...]:
@@ -80,9 +81,7 @@ class Spool:
         """Record an event; it ends its call."""
         file = self._append(_EVENT, item.seq, item.event_id, item.payload, item.counters)
         file.last_seq = item.seq
-        opened = self._open_in.pop(item.event_id, None)
-        if opened is not None:
-            opened.open_calls -= 1
+        self._ended(item.event_id)
 
     def _append(self, kind: int, seq: int, event_id: str, payload: bytes, counters: bytes) -> _File:
         identity = event_id.encode().ljust(36)[:36]
@@ -142,23 +141,30 @@ class Spool:
 
     def load(self) -> tuple[int, list[Unsettled]]:
         """Read a dead producer's files: the last seq it gave, and its calls that never ended."""
-        opened: dict[str, tuple[Unsettled, _File]] = {}
+        opened: dict[str, Unsettled] = {}
         last_seq = 0
         for path in sorted(self._folder.glob(f"{self.producer}.*.spool")):
             file = _File(path, size=path.stat().st_size)
             self._files.append(file)
             for kind, item in _records(path):
                 if kind == _OPENED:
-                    opened[item.event_id] = (item, file)
-                    file.open_calls += 1
-                    self._open_in[item.event_id] = file
+                    opened[item.event_id] = item
+                    self._opened(item.event_id, file)
                 else:
                     last_seq = file.last_seq = item.seq
-                    _, first = opened.pop(item.event_id, (item, None))
-                    if first is not None:
-                        first.open_calls -= 1
-                        del self._open_in[item.event_id]
-        return last_seq, [item for item, _ in opened.values()]
+                    opened.pop(item.event_id, None)
+                    self._ended(item.event_id)
+        return last_seq, list(opened.values())
+
+    def _opened(self, event_id: str, file: _File) -> None:
+        self._ended(event_id)
+        file.open_calls += 1
+        self._open_in[event_id] = file
+
+    def _ended(self, event_id: str) -> None:
+        file = self._open_in.pop(event_id, None)
+        if file is not None:
+            file.open_calls -= 1
 
     def destroy(self) -> None:
         """Forget everything and give the producer's name up."""

@@ -37,6 +37,7 @@ def test_adoption_finds_events_and_open_calls(tmp_path: Path) -> None:
     """What a dead process leaves: its last seq, and the calls that never ended."""
     spool = Spool(tmp_path, "p")
     spool.open("event-1", b"draft 1", b"[]")
+    spool.open("lost", b"reserving", b"[]")
     spool.open("lost", b"draft 2", b'["c",1,0]')
     spool.append(item(1))
     spool.close()
