@@ -10,7 +10,7 @@ UV_VERSION := 0.13.9
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 SOURCES := extproc ledger tests
 
-.PHONY: help install demo run test test-fast check format bench proto lock clean
+.PHONY: help install demo run test test-fast retest check format bench proto lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +32,9 @@ test: $(STAMPS)/developing ## all tests, with real Envoy, PostgreSQL and Valkey
 
 test-fast: $(STAMPS)/developing ## the tests that need no service, in less than a minute
 	$(PY) -m pytest -n auto tests/ledger tests/extproc
+
+retest: $(STAMPS)/developing ## what failed last, once more, one test at a time
+	$(PY) -m pytest --last-failed --last-failed-no-failures none
 
 check: $(STAMPS)/developing ## format, lint, strict types; generated code is what proto/ says
 	.venv/bin/ruff format --check .
