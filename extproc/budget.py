@@ -17,8 +17,6 @@ from ledger.money import usd_from_nanos
 
 HELD_RETRY_S: Final = 1
 STORE_RETRY_S: Final = 2
-KEEP_MS: Final = 7 * 24 * 3600 * 1000
-"""How long a counter outlives its window: as long as a spool may keep a late event."""
 NO_LIMIT: Final = 2**53
 """What a counter that only reports is limited to: the largest whole number that Lua counts exactly.
 """
@@ -51,7 +49,7 @@ class Share:
     @property
     def expires_at_ms(self) -> int:
         """When the store may forget the counter; 0 where its window never turns."""
-        return 0 if self.window.end_us is None else self.window.end_us // 1000 + KEEP_MS
+        return self.window.kept_until_ms
 
     def amount(self, tokens: int) -> int:
         """What is held when `tokens` of output are granted."""
@@ -294,10 +292,10 @@ def settled(
         if amount <= 0:
             continue
         window = window_at(budget.per, budget.time_zone, started_us)
-        ends_ms = 0 if window.end_us is None else window.end_us // 1000 + KEEP_MS
-        added += (keyspace.counter(budget.budget_id, window.name), amount, ends_ms)
+        counter = keyspace.counter(budget.budget_id, window.name)
+        added += (counter, amount, window.kept_until_ms)
         if budget.on_exceed == "throttle":
             minute = window_at("minute", "UTC", started_us)
             counter = keyspace.counter(budget.budget_id, "throttle:" + minute.name)
-            added += (counter, amount, (minute.end_us or 0) // 1000 + KEEP_MS)
+            added += (counter, amount, minute.kept_until_ms)
     return tuple(added)

@@ -15,6 +15,8 @@ UNSTATED: Final = ("learned", "cap", "ceiling")
 LIMIT_SOURCES: Final = ("budget", "key", "rate", "wallet")
 ON_EXCEED: Final = ("block", "throttle", "suspend", "shadow")
 TOTAL: Final = "total"
+KEEP_MS: Final = 7 * 24 * 3600 * 1000
+"""How long a counter outlives its window: as long as a spool may keep a late event."""
 _MINUTE_US: Final = 60_000_000
 _REFERENCE: Final = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -68,6 +70,11 @@ class Window:
     name: str
     start_us: int
     end_us: int | None
+
+    @property
+    def kept_until_ms(self) -> int:
+        """When Redis may forget the window's counter, in Unix ms; 0 where it never turns."""
+        return 0 if self.end_us is None else self.end_us // 1000 + KEEP_MS
 
 
 def to_document(budget: Budget) -> dict[str, Any]:

@@ -22,8 +22,6 @@ from ledger.stream import DEFAULT_KEYSPACE, Redis, command, run_script
 
 LEDGER: Final = "@ledger"
 """The ledger's name in `producers`; the seq there is the last adjustment applied."""
-KEEP_MS: Final = 7 * 24 * 3600 * 1000
-"""How long a counter outlives its window: as long as a spool may keep a late event."""
 MAX_ADJUSTMENTS: Final = 500  # in one script call, which holds up everyone else
 _HOUR_US: Final = 3_600_000_000
 _UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -94,7 +92,7 @@ def count_new_budgets(db: Database, now_us: int) -> int:
             "adjustments_copy",
             [
                 Adjustment(
-                    u.budget.budget_id, u.window.name, expiry_ms(u.window), u.amount, None, None
+                    u.budget.budget_id, u.window.name, u.window.kept_until_ms, u.amount, None, None
                 )
                 for u in used
                 if u.amount
@@ -108,7 +106,7 @@ def late_adjustments(events: Iterable[MeteredEvent], budgets: Sequence[Budget]) 
     """What booked events add to budgets that their sidecar did not know yet."""
     return [
         Adjustment(
-            *(budget.budget_id, window.name, expiry_ms(window), amount),
+            *(budget.budget_id, window.name, window.kept_until_ms, amount),
             *(event.producer, event.seq),
         )
         for event, budget, window, amount in taken(events, budgets)
@@ -204,11 +202,6 @@ def _summed(budgets: Sequence[Budget], signed: Iterable[tuple[int, Spent]]) -> d
         for budget in index.matching(spent.labels):
             amounts[budget.budget_id] += sign * _amount(budget, spent)
     return amounts
-
-
-def expiry_ms(window: Window) -> int:
-    """When Redis may forget a counter, in Unix ms; 0 where its window never turns."""
-    return 0 if window.end_us is None else window.end_us // 1000 + KEEP_MS
 
 
 class _Index:

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final
 
 from ledger.booking import sort_out
-from ledger.counters import Adjustment, apply_adjustments, expiry_ms, taken
+from ledger.counters import Adjustment, apply_adjustments, taken
 from ledger.db import Database, Session
 from ledger.event import MeteredEvent
 from ledger.issue import RefusedError
@@ -252,7 +252,7 @@ def _correct_used(db: Database, redis: Redis, keys: Keyspace, found: Recount) ->
         Adjustment(
             line.counter.budget.budget_id,
             line.counter.window.name,
-            expiry_ms(line.counter.window),
+            line.counter.window.kept_until_ms,
             -line.used_difference,
             None,
             None,
@@ -277,6 +277,6 @@ def _correct_held(redis: Redis, keys: Keyspace, found: Recount) -> None:
     for start in range(0, max(len(wrong), 1), MAX_COUNTERS):
         part = wrong[start : start + MAX_COUNTERS]
         names = [counter.name for counter in part]
-        expiries = [expiry_ms(counter.window) for counter in part]
+        expiries = [counter.window.kept_until_ms for counter in part]
         arguments = [found.snapshot.epoch, len(ended), *ended, *expiries]
         run_script(redis, "release", [*stores, *names], arguments)

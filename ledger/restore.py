@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from ledger.counters import LEDGER, Used, counted_budgets, expiry_ms, new_budgets, used_in_windows
+from ledger.counters import LEDGER, Used, counted_budgets, new_budgets, used_in_windows
 from ledger.db import Database
 from ledger.keyspace import Keyspace
 from ledger.publish import publish
@@ -92,7 +92,7 @@ def _fill_counters(redis: Redis, keys: Keyspace, used: Sequence[Used]) -> None:
     for start in range(0, len(used), MAX_COUNTERS):
         part = used[start : start + MAX_COUNTERS]
         names = [keys.counter(u.budget.budget_id, u.window.name) for u in part]
-        values = [value for u in part for value in (u.amount, expiry_ms(u.window))]
+        values = [value for u in part for value in (u.amount, u.window.kept_until_ms)]
         run_script(redis, "fill", [keys.holds, *names], values)
 
 
