@@ -35,6 +35,7 @@ class Directory:
         self._connection = Connection(url)
         self._keyspace = keyspace
         self._policy = policy
+        self.loaded = asyncio.Event()
 
     async def run(self) -> None:
         """Follow for ever; reads a new snapshot whenever the connection was lost or a change was
@@ -70,6 +71,7 @@ class Directory:
                 break
         for complaint in self._policy.replace(documents, int(version)):
             log.error(complaint)
+        self.loaded.set()
         return position
 
     async def _follow(self, position: bytes) -> None:

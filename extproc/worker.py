@@ -26,6 +26,8 @@ _DRAIN_S: Final = 5.0
 _TURN_AWAY_S: Final = 3.0
 """Envoy asks every second and believes the second refusal."""
 _QUIET_S: Final = 0.3
+_LOAD_S: Final = 5.0
+"""How long a worker keeps its socket shut for want of keys; then it opens, and says so itself."""
 
 
 async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
@@ -54,7 +56,6 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
     sidecar = Sidecar(policy, budgets, outbox)
     server = build_server(sidecar.process, lambda: policy.ready and not stop.is_set())
     path = settings.socket(index)
-    server.add_insecure_port(f"unix:{path}")
     tasks = [
         asyncio.create_task(directory.run(), name="directory"),
         asyncio.create_task(outbox.run(), name="outbox"),
@@ -62,6 +63,8 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
         asyncio.create_task(outbox.keep_holds(policy.hold_ms, now), name="holds"),
         asyncio.create_task(adopt(settings.spool_dir, store), name="adopt"),
     ]
+    await _until_loaded(directory.loaded, stop)
+    server.add_insecure_port(f"unix:{path}")
     await server.start()
     _spare_the_collector()
     log.info("Worker %d serves %s as producer %s.", index, path, producer)
@@ -81,6 +84,16 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_EVERY)
+
+
+async def _until_loaded(loaded: asyncio.Event, stop: asyncio.Event) -> None:
+    """Wait for the keys before the socket is there: Envoy takes a call that it cannot connect to
+    another worker, but one that this worker refuses is lost.
+    """
+    waits = [asyncio.create_task(loaded.wait()), asyncio.create_task(stop.wait())]
+    await asyncio.wait(waits, timeout=_LOAD_S, return_when=asyncio.FIRST_COMPLETED)
+    for each in waits:
+        each.cancel()
 
 
 async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
