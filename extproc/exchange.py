@@ -62,7 +62,7 @@ from extproc.meter import Call, Draft, Settlement, draft, meter
 from extproc.policy import Policy
 from extproc.providers.routing import Destination, Told, destination
 from extproc.providers.shape import BadRequest
-from extproc.reading import StreamedAnswer
+from extproc.reading import FRAMINGS, StreamedAnswer
 from extproc.refusal import Refusal
 from ledger.money import usd_from_nanos
 
@@ -120,6 +120,7 @@ class Exchange:
         self._grow_at = 0.0
         self._last_chance = False
         self._reading: StreamedAnswer | None = None
+        self._content_type = ""
         self._content_encoding = ""
         self._settlement: Settlement | None = None
         self._closed = False
@@ -216,7 +217,7 @@ class Exchange:
             body = self._decoded(event.body, self._policy.max_request_bytes)
         except InflateError as error:
             return self._refuse(_malformed(f"The request body cannot be decoded: {error}"))
-        asked = api.read_request(call.operation, body)
+        asked = api.read_request(call.operation, body, self._destination.path_and_query)
         if isinstance(asked, BadRequest):
             return self._refuse(_malformed(asked.says))
         if deployment := self._destination.deployment:
@@ -315,6 +316,7 @@ class Exchange:
         call.streamed = True
         self._reading = StreamedAnswer(
             self._destination.api.stream(call.operation),
+            self._content_type,
             self._content_encoding,
             remove_usage=self._injected,
         )
@@ -331,8 +333,10 @@ class Exchange:
         if self._call.operation == "other":
             return BodyMode.NONE
         content_type = headers.get("content-type", b"").partition(b";")[0].strip().lower()
-        kind = content_type.decode("latin-1")
-        if kind == "text/event-stream":
+        self._content_type = kind = content_type.decode("latin-1")
+        asked = self._call.asked
+        array = asked is not None and asked.array_stream and self._call.http_status < 400
+        if kind in FRAMINGS and (array or kind != "application/json"):
             return BodyMode.STREAMED
         length = headers.get("content-length", b"")
         if length.isdigit() and int(length) > self._policy.max_response_bytes:
@@ -427,7 +431,8 @@ class Exchange:
         refusal = replace(event, code=code, message=says, retry_after_s=None)
         call.refusal, call.outcome = refusal, "cut"
         self.state = State.CUT
-        error = self._destination.api.refuse_stream(call.operation, refusal)
+        api, kind = self._destination.api, self._content_type
+        error = api.refuse_stream(call.operation, refusal, kind)
         return Continue(body=(self._onward.body or b"") + error)
 
     def _reset(self, event: ResponseBody, now_us: int) -> Action:

@@ -83,6 +83,7 @@ def key_from_document(document: Mapping[str, Any]) -> Key:
         root_team=key.team,
         root_agent=key.agent,
         root_workload=key.workload,
+        billing="caller",
     )
     return key
 

@@ -3,14 +3,18 @@ for. Pure.
 """
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from extproc.inflate import InflateError, open_inflate
-from extproc.providers.shape import Answer, Stream
+from extproc.providers.shape import Answer, Framing, Stream
 from extproc.sse import EventStream
 
 MAX_DECODED_BYTES: Final = 32 * 1024 * 1024
 """What one decoded stream may hand to the client in place of its compressed bytes."""
+SERVER_SENT_EVENTS: Final = "text/event-stream"
+FRAMINGS: Final[dict[str, Callable[[], Framing]]] = {SERVER_SENT_EVENTS: EventStream}
+"""Content type of a stream -> how it is cut into events."""
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 
 
@@ -23,9 +27,11 @@ class StreamedAnswer:
     where they came compressed. A stream in a coding that cannot be decoded passes unread.
     """
 
-    def __init__(self, stream: Stream, content_encoding: str, *, remove_usage: bool) -> None:
+    def __init__(
+        self, stream: Stream, content_type: str, content_encoding: str, *, remove_usage: bool
+    ) -> None:
         self._stream = stream
-        self._events = EventStream()
+        self._events = FRAMINGS[content_type]()
         coded = content_encoding not in ("", "identity")
         self._inflate = open_inflate(content_encoding) if coded else None
         self._unreadable = coded and self._inflate is None

@@ -4,15 +4,14 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from extproc.providers.shape import Event
+
 MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
 """A larger event is not read. `response.completed` repeats instructions and images."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 _END_BYTES: Final = 4  # the longest end of an event, `\r\n\r\n`
 _EVENT_END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
-
-Event = tuple[bytes, bytes, bytes | None]
-"""Raw bytes with their end, the `event` field, the `data` field (None: no data to act on)."""
 
 
 class EventStream:

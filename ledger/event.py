@@ -19,6 +19,9 @@ OUTCOMES: Final = (
     "gateway_gone",
     "cut",  # a stream that outgrew its hold, ended by the gateway
 )
+CHAIN_TRUSTS: Final = ("", "verified", "key_bound", "asserted", "inferred")
+"""How sure a chain is, and empty where a call is its own root. The first two move the bill."""
+BILLINGS: Final = ("caller", "root", "split")
 USAGE_SOURCES: Final = ("provider", "estimated", "none")
 OPERATIONS: Final = (
     "chat",
@@ -30,6 +33,9 @@ OPERATIONS: Final = (
     "converse",
     "tool_call",
     "agent_call",
+    "images",
+    "audio",
+    "batches",
     "other",
 )
 
@@ -117,6 +123,12 @@ class MeteredEvent:
     byok: bool = False
     refused_by: str = ""
     shadow_refusal: str = ""
+    billing: str = ""
+    chain_signal: str = ""
+    chain_fault: str = ""
+    chain_path: str = ""
+    tool_name: str = ""
+    target_agent: str = ""
 
 
 FIELDS: Final = tuple(f.name for f in fields(MeteredEvent))

@@ -31,6 +31,7 @@ ROLLUP_DIMENSIONS: Final = {
     "key_id": "key_id",
     "chain_trust": "chain_trust",
     "byok": "byok",
+    "billing": "billing",
 }
 EVENT_DIMENSIONS: Final = {
     "run_id": "run_id",
@@ -46,6 +47,10 @@ EVENT_DIMENSIONS: Final = {
     "price_source": "price_source",
     "service_tier": "service_tier",
     "producer": "producer",
+    "chain_signal": "chain_signal",
+    "chain_fault": "chain_fault",
+    "tool_name": "tool_name",
+    "target_agent": "target_agent",
 }
 TIME_DIMENSIONS: Final = {"hour": "%Y-%m-%dT%H:%MZ", "day": "%Y-%m-%d", "month": "%Y-%m"}  # in UTC
 WELL_KNOWN_LABELS: Final = ("environment", "project", "cost_center")

@@ -55,7 +55,7 @@ def operation(method: str, path: str) -> str:
     return found if found == "chat" else "other"
 
 
-def read_request(operation: str, body: bytes) -> Asked | BadRequest:
+def read_request(operation: str, body: bytes, path: str = "") -> Asked | BadRequest:
     """What the request asks for, or one sentence on why it cannot be metered."""
     if operation != "messages":
         return openai.read_request(operation, body)
@@ -113,7 +113,7 @@ def state_maximum(operation: str, body: bytes, model: str, tokens: int) -> bytes
     return body
 
 
-def refuse_stream(operation: str, refusal: Refusal) -> bytes:
+def refuse_stream(operation: str, refusal: Refusal, content_type: str = "") -> bytes:
     """The `error` event that Anthropic sends when a stream breaks."""
     return b"event: error\ndata: %s\n\n" % refuse(refusal)
 

@@ -24,8 +24,8 @@ def operation(method: str, path: str) -> str:
     return anthropic.operation(method, path) if found == "other" else found
 
 
-def read_request(operation: str, body: bytes) -> Asked | BadRequest:
-    return _api(operation).read_request(operation, body)
+def read_request(operation: str, body: bytes, path: str = "") -> Asked | BadRequest:
+    return _api(operation).read_request(operation, body, path)
 
 
 def read_answer(operation: str, body: bytes) -> Answer:
@@ -43,8 +43,8 @@ def state_maximum(operation: str, body: bytes, model: str, tokens: int) -> bytes
     return _api(operation).state_maximum(operation, body, model, tokens)
 
 
-def refuse_stream(operation: str, refusal: Refusal) -> bytes:
-    return _api(operation).refuse_stream(operation, refusal)
+def refuse_stream(operation: str, refusal: Refusal, content_type: str = "") -> bytes:
+    return _api(operation).refuse_stream(operation, refusal, content_type)
 
 
 def _api(operation: str) -> Api:

@@ -66,7 +66,7 @@ def operation(method: str, path: str) -> str:
     return end[-1] if end and end[-1] in _OPERATIONS else "other"
 
 
-def read_request(operation: str, body: bytes) -> Asked | BadRequest:
+def read_request(operation: str, body: bytes, path: str = "") -> Asked | BadRequest:
     """What the request asks for, or one sentence on why it cannot be metered."""
     asked = read_unnamed_request(operation, body)
     if isinstance(asked, Asked) and not asked.model and operation != "other":
@@ -74,7 +74,7 @@ def read_request(operation: str, body: bytes) -> Asked | BadRequest:
     return asked
 
 
-def read_unnamed_request(operation: str, body: bytes) -> Asked | BadRequest:
+def read_unnamed_request(operation: str, body: bytes, path: str = "") -> Asked | BadRequest:
     """As `read_request`, but the model may be absent: some hosts have it in the path."""
     if operation == "other":
         return unmetered.read_request(body)
@@ -117,7 +117,7 @@ def state_maximum(operation: str, body: bytes, model: str, tokens: int) -> bytes
     return append_member(body, b'"%s":%d' % (name, tokens))
 
 
-def refuse_stream(operation: str, refusal: Refusal) -> bytes:
+def refuse_stream(operation: str, refusal: Refusal, content_type: str = "") -> bytes:
     """An error event as OpenAI sends it when a stream breaks; the SDKs raise on it."""
     error = orjson.loads(refuse(refusal))["error"]
     if operation == "responses":

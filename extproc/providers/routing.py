@@ -35,6 +35,11 @@ class Destination:
     provider: str
     api: Api
     path: str
+    query: str = ""
+
+    @property
+    def path_and_query(self) -> str:
+        return f"{self.path}?{self.query}" if self.query else self.path
 
     @property
     def deployment(self) -> str:
@@ -43,7 +48,7 @@ class Destination:
 
 def destination(path: str, told: Told) -> Destination:
     """Where `path` leads. The route's word wins; without it the gateway's path rules decide."""
-    bare = path.partition("?")[0]
+    bare, _, query = path.partition("?")
     provider, prefix = told.provider, told.prefix.rstrip("/")
     if not provider:
         first = bare.split("/", 2)[1] if bare.startswith("/") else ""
@@ -53,7 +58,7 @@ def destination(path: str, told: Told) -> Destination:
             provider = "anthropic" if _is_messages(bare) else "openai"
     if prefix and (bare == prefix or bare.startswith(prefix + "/")):
         bare = bare[len(prefix) :] or "/"
-    return Destination(provider, APIS.get(told.api or provider, compatible), bare)
+    return Destination(provider, APIS.get(told.api or provider, compatible), bare, query)
 
 
 def _is_messages(bare: str) -> bool:

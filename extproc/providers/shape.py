@@ -16,6 +16,7 @@ class Asked:
 
     `max_output_tokens` is the stated maximum for one choice, None where the request states none.
     `usage_on_request`: this stream reports usage only if asked, and the client did not ask.
+    `array_stream`: the stream comes as one JSON array, element by element.
     """
 
     model: str
@@ -25,6 +26,7 @@ class Asked:
     input_bytes: int = 0
     usage_on_request: bool = False
     service_tier: str = ""
+    array_stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +55,33 @@ class Answer:
     failed: bool = False
 
 
+Event = tuple[bytes, bytes, bytes | None]
+"""Raw bytes with their end, the event's type, its data (None: no data to act on)."""
+
+
+class Framing(Protocol):
+    """Cuts one stream into events, however it was chunked: the pieces that `split` and at last
+    `finish` return are the stream byte for byte. What is held back has a limit.
+    """
+
+    def feed(self, chunk: bytes) -> list[tuple[bytes, bytes]]:
+        """The (type, data) pairs that `chunk` completes."""
+
+    def split(self, chunk: bytes) -> list[Event]:
+        """Every piece of the stream that `chunk` completes."""
+
+    def finish(self) -> Event:
+        """What is held when the stream ends."""
+
+
 class Stream(Protocol):
     """Reads one streamed answer event by event."""
 
     answer: Answer
 
     def feed(self, event: bytes, data: bytes) -> bool:
-        """Take in one SSE event (its `event` and `data` fields). True: it carries only the usage
-        that we asked for.
+        """Take in one event: its type and its data. True: it carries only the usage that we asked
+        for.
 
         Never raises: data that is not what the API documents is ignored.
         """
@@ -74,7 +95,10 @@ class Api(Protocol):
         where not metered.
         """
 
-    def read_request(self, operation: str, body: bytes) -> Asked | BadRequest: ...
+    def read_request(self, operation: str, body: bytes, path: str = "") -> Asked | BadRequest:
+        """What a request asks for; `path` as in `operation`, with the query behind it: some APIs
+        name the model and the kind of answer there.
+        """
 
     def ask_for_usage(self, body: bytes) -> bytes:
         """The same request, asking its stream to end with usage; every other byte of it unchanged
@@ -94,5 +118,5 @@ class Api(Protocol):
     def state_maximum(self, operation: str, body: bytes, model: str, tokens: int) -> bytes:
         """The same request with a maximum of `tokens` of output for each choice."""
 
-    def refuse_stream(self, operation: str, refusal: Refusal) -> bytes:
-        """The API's own error event, which ends a stream that is under way."""
+    def refuse_stream(self, operation: str, refusal: Refusal, content_type: str = "") -> bytes:
+        """The API's own error event, which ends a stream of this type that is under way."""

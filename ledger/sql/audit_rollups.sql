@@ -2,7 +2,7 @@
 WITH expected AS (
     SELECT date_trunc('hour', occurred_at, 'UTC') AS hour,
            key_id, owner, principal, team, agent, workload, customer, labels, root_key_id,
-           root_team, root_agent, root_workload, chain_trust, provider, model, operation, byok,
+           root_team, root_agent, root_workload, chain_trust, provider, model, operation, byok, billing,
            count(*) AS calls,
            count(*) FILTER (WHERE outcome = 'refused') AS refused_calls,
            count(*) FILTER (WHERE outcome NOT IN ('ok', 'refused')) AS failed_calls,
@@ -22,11 +22,11 @@ WITH expected AS (
       FROM events
      GROUP BY date_trunc('hour', occurred_at, 'UTC'),
               key_id, owner, principal, team, agent, workload, customer, labels, root_key_id,
-              root_team, root_agent, root_workload, chain_trust, provider, model, operation, byok
+              root_team, root_agent, root_workload, chain_trust, provider, model, operation, byok, billing
 ), kept AS (
     SELECT hour,
            key_id, owner, principal, team, agent, workload, customer, labels, root_key_id,
-           root_team, root_agent, root_workload, chain_trust, provider, model, operation, byok,
+           root_team, root_agent, root_workload, chain_trust, provider, model, operation, byok, billing,
            calls, refused_calls, failed_calls, unpriced_calls, estimated_calls, input_tokens,
            cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens,
            reasoning_tokens, audio_input_tokens, audio_output_tokens, cost_nanos,

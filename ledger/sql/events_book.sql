@@ -6,7 +6,8 @@ WITH booked AS (
     INSERT INTO rollups AS r (
         hour, dimensions,
         key_id, owner, principal, team, agent, workload, customer, labels, root_key_id, root_team,
-        root_agent, root_workload, chain_trust, provider, model, operation, byok, calls,
+        root_agent, root_workload, chain_trust, provider, model, operation, byok,
+        billing, calls,
         refused_calls, failed_calls, unpriced_calls, estimated_calls, input_tokens, cache_read_tokens,
         cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
         audio_input_tokens, audio_output_tokens, cost_nanos, provider_cost_nanos, latency_ms
@@ -18,7 +19,7 @@ WITH booked AS (
            )::text)::uuid,
            key_id, owner, principal, team, agent, workload, customer, labels, root_key_id,
            root_team, root_agent, root_workload, chain_trust, provider, model, operation, byok,
-           count(*),
+           billing, count(*),
            count(*) FILTER (WHERE outcome = 'refused'),
            count(*) FILTER (WHERE outcome NOT IN ('ok', 'refused')),
            count(*) FILTER (WHERE cost_nanos IS NULL AND outcome <> 'refused'),
@@ -37,9 +38,10 @@ WITH booked AS (
       FROM booked
      GROUP BY date_trunc('hour', occurred_at, 'UTC'),
               key_id, owner, principal, team, agent, workload, customer, labels, root_key_id,
-              root_team, root_agent, root_workload, chain_trust, provider, model, operation, byok
-     ORDER BY 1, 2, byok
-    ON CONFLICT (hour, dimensions, byok) DO UPDATE SET
+              root_team, root_agent, root_workload, chain_trust, provider, model, operation, byok,
+              billing
+     ORDER BY 1, 2, byok, billing
+    ON CONFLICT (hour, dimensions, byok, billing) DO UPDATE SET
         calls = r.calls + excluded.calls,
         refused_calls = r.refused_calls + excluded.refused_calls,
         failed_calls = r.failed_calls + excluded.failed_calls,

@@ -7,5 +7,6 @@ COPY staged (
     reasoning_tokens, audio_input_tokens, audio_output_tokens, cost_nanos, provider_cost_nanos,
     price_source, usage_source, hold_nanos, price_version, provider_response_id, http_status,
     outcome, refusal, latency_ms, first_byte_ms, attempts, route, policy_version, service_tier,
-    byok, refused_by, shadow_refusal
+    byok, refused_by, shadow_refusal, billing, chain_signal, chain_fault, chain_path, tool_name,
+    target_agent
 ) FROM STDIN

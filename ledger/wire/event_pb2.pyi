@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class MeteredEvent(_message.Message):
-    __slots__ = ("event_id", "producer", "seq", "occurred_at_us", "key_id", "owner", "principal", "team", "agent", "workload", "customer", "labels", "run_id", "root_key_id", "root_team", "root_agent", "root_workload", "parent_key_id", "depth", "chain_trust", "provider", "model_requested", "model", "operation", "streamed", "input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "output_tokens", "reasoning_tokens", "audio_input_tokens", "audio_output_tokens", "cost_nanos", "provider_cost_nanos", "price_source", "usage_source", "hold_nanos", "price_version", "provider_response_id", "http_status", "outcome", "refusal", "latency_ms", "first_byte_ms", "attempts", "route", "policy_version", "byok", "refused_by", "shadow_refusal", "service_tier")
+    __slots__ = ("event_id", "producer", "seq", "occurred_at_us", "key_id", "owner", "principal", "team", "agent", "workload", "customer", "labels", "run_id", "root_key_id", "root_team", "root_agent", "root_workload", "parent_key_id", "depth", "chain_trust", "provider", "model_requested", "model", "operation", "streamed", "input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "output_tokens", "reasoning_tokens", "audio_input_tokens", "audio_output_tokens", "cost_nanos", "provider_cost_nanos", "price_source", "usage_source", "hold_nanos", "price_version", "provider_response_id", "http_status", "outcome", "refusal", "latency_ms", "first_byte_ms", "attempts", "route", "policy_version", "byok", "refused_by", "shadow_refusal", "service_tier", "billing", "chain_signal", "chain_fault", "chain_path", "tool_name", "target_agent")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,12 @@ class MeteredEvent(_message.Message):
     REFUSED_BY_FIELD_NUMBER: _ClassVar[int]
     SHADOW_REFUSAL_FIELD_NUMBER: _ClassVar[int]
     SERVICE_TIER_FIELD_NUMBER: _ClassVar[int]
+    BILLING_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FAULT_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_PATH_FIELD_NUMBER: _ClassVar[int]
+    TOOL_NAME_FIELD_NUMBER: _ClassVar[int]
+    TARGET_AGENT_FIELD_NUMBER: _ClassVar[int]
     event_id: str
     producer: str
     seq: int
@@ -119,4 +125,10 @@ class MeteredEvent(_message.Message):
     refused_by: str
     shadow_refusal: str
     service_tier: str
-    def __init__(self, event_id: _Optional[str] = ..., producer: _Optional[str] = ..., seq: _Optional[int] = ..., occurred_at_us: _Optional[int] = ..., key_id: _Optional[str] = ..., owner: _Optional[str] = ..., principal: _Optional[str] = ..., team: _Optional[str] = ..., agent: _Optional[str] = ..., workload: _Optional[str] = ..., customer: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., run_id: _Optional[str] = ..., root_key_id: _Optional[str] = ..., root_team: _Optional[str] = ..., root_agent: _Optional[str] = ..., root_workload: _Optional[str] = ..., parent_key_id: _Optional[str] = ..., depth: _Optional[int] = ..., chain_trust: _Optional[str] = ..., provider: _Optional[str] = ..., model_requested: _Optional[str] = ..., model: _Optional[str] = ..., operation: _Optional[str] = ..., streamed: _Optional[bool] = ..., input_tokens: _Optional[int] = ..., cache_read_tokens: _Optional[int] = ..., cache_write_5m_tokens: _Optional[int] = ..., cache_write_1h_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., audio_input_tokens: _Optional[int] = ..., audio_output_tokens: _Optional[int] = ..., cost_nanos: _Optional[int] = ..., provider_cost_nanos: _Optional[int] = ..., price_source: _Optional[str] = ..., usage_source: _Optional[str] = ..., hold_nanos: _Optional[int] = ..., price_version: _Optional[str] = ..., provider_response_id: _Optional[str] = ..., http_status: _Optional[int] = ..., outcome: _Optional[str] = ..., refusal: _Optional[str] = ..., latency_ms: _Optional[int] = ..., first_byte_ms: _Optional[int] = ..., attempts: _Optional[int] = ..., route: _Optional[str] = ..., policy_version: _Optional[int] = ..., byok: _Optional[bool] = ..., refused_by: _Optional[str] = ..., shadow_refusal: _Optional[str] = ..., service_tier: _Optional[str] = ...) -> None: ...
+    billing: str
+    chain_signal: str
+    chain_fault: str
+    chain_path: str
+    tool_name: str
+    target_agent: str
+    def __init__(self, event_id: _Optional[str] = ..., producer: _Optional[str] = ..., seq: _Optional[int] = ..., occurred_at_us: _Optional[int] = ..., key_id: _Optional[str] = ..., owner: _Optional[str] = ..., principal: _Optional[str] = ..., team: _Optional[str] = ..., agent: _Optional[str] = ..., workload: _Optional[str] = ..., customer: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., run_id: _Optional[str] = ..., root_key_id: _Optional[str] = ..., root_team: _Optional[str] = ..., root_agent: _Optional[str] = ..., root_workload: _Optional[str] = ..., parent_key_id: _Optional[str] = ..., depth: _Optional[int] = ..., chain_trust: _Optional[str] = ..., provider: _Optional[str] = ..., model_requested: _Optional[str] = ..., model: _Optional[str] = ..., operation: _Optional[str] = ..., streamed: _Optional[bool] = ..., input_tokens: _Optional[int] = ..., cache_read_tokens: _Optional[int] = ..., cache_write_5m_tokens: _Optional[int] = ..., cache_write_1h_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., audio_input_tokens: _Optional[int] = ..., audio_output_tokens: _Optional[int] = ..., cost_nanos: _Optional[int] = ..., provider_cost_nanos: _Optional[int] = ..., price_source: _Optional[str] = ..., usage_source: _Optional[str] = ..., hold_nanos: _Optional[int] = ..., price_version: _Optional[str] = ..., provider_response_id: _Optional[str] = ..., http_status: _Optional[int] = ..., outcome: _Optional[str] = ..., refusal: _Optional[str] = ..., latency_ms: _Optional[int] = ..., first_byte_ms: _Optional[int] = ..., attempts: _Optional[int] = ..., route: _Optional[str] = ..., policy_version: _Optional[int] = ..., byok: _Optional[bool] = ..., refused_by: _Optional[str] = ..., shadow_refusal: _Optional[str] = ..., service_tier: _Optional[str] = ..., billing: _Optional[str] = ..., chain_signal: _Optional[str] = ..., chain_fault: _Optional[str] = ..., chain_path: _Optional[str] = ..., tool_name: _Optional[str] = ..., target_agent: _Optional[str] = ...) -> None: ...

@@ -20,7 +20,10 @@ from ledger.stream import connect
 from tests.integration.books import NOW_US, Books, facts
 from tests.integration.producer import Sidecar
 
-NEW_FIELDS = ("byok", "refused_by", "shadow_refusal")
+NEW_FIELDS = (
+    *("byok", "refused_by", "shadow_refusal", "billing", "chain_signal", "chain_fault"),
+    *("chain_path", "tool_name", "target_agent"),
+)
 DIMENSIONS = (
     "key_id, owner, principal, team, agent, workload, customer, labels, root_key_id, root_team,"
     " root_agent, root_workload, chain_trust, provider, model, operation"
