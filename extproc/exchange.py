@@ -109,7 +109,7 @@ class Exchange:
         self.state = State.IDLE
         self._policy = policy
         self._told = told
-        self._call = Call(event_id=event_id, started_us=0)
+        self._call = Call(event_id=event_id, started_us=0, run_id=event_id)
         self._destination: Destination | None = None
         self._request_mode = BodyMode.NONE
         self._body = b""
@@ -176,7 +176,8 @@ class Exchange:
             return self._refuse(_NOT_READY)
         key = self._policy.key(presented.digest)
         refusal = refuse_key(key, presented.digest is not None, now_us)
-        call.key, call.byok = key, presented.byok
+        call.who = self._policy.attribution(key) if key is not None else None
+        call.byok = presented.byok
         if refusal is not None:
             return self._refuse(refusal)
         changes = () if presented.path is None else ((":path", presented.path.encode("latin-1")),)
@@ -483,9 +484,9 @@ class Exchange:
                 output_bytes=answer.output_bytes,
                 output_tokens=answer.usage.output_tokens,
             )
-        if call.key is not None:
+        if call.who is not None:
             self._policy.estimates.observe_key(
-                call.key.key_id,
+                call.who.key.key_id,
                 call.provider,
                 asked.model,
                 input_bytes=asked.input_bytes,

@@ -59,7 +59,7 @@ def hold_unread(call: Call, policy: Policy, now_us: int) -> Hold:
 def hold_asked(call: Call, policy: Policy, now_us: int) -> Hold | Refusal:
     """For a metered call whose request has been read."""
     assert call.asked is not None
-    assert call.key is not None
+    assert call.who is not None
     asked, budgets = call.asked, _budgets(call, policy)
     hard = [b for b in budgets if b.on_exceed != "shadow" and b.unit in ("usd", "tokens")]
     rates = rates_for(call, policy, asked.model, asked.service_tier)
@@ -68,7 +68,7 @@ def hold_asked(call: Call, policy: Policy, now_us: int) -> Hold | Refusal:
         if money is not None and asked.model:
             return _unpriced(asked.model, money.name)
     tokens_in = policy.estimates.input_tokens(
-        call.provider, asked.model, asked.input_bytes, call.key.key_id
+        call.provider, asked.model, asked.input_bytes, call.who.key.key_id
     )
     costs = _costs(rates, tokens_in, asked.choices)
     least, most, states, grows = _output(call, policy, hard, rates, asked.max_output_tokens)
@@ -96,8 +96,8 @@ def hold_growth(call: Call, policy: Policy, hold: Hold, granted: int, now_us: in
 
 
 def _budgets(call: Call, policy: Policy) -> tuple[Budget, ...]:
-    assert call.key is not None
-    return policy.binding(call.key, call.provider, run_id=call.event_id, byok=call.byok)
+    assert call.who is not None
+    return policy.binding(call.who, call.provider, run_id=call.run_id, byok=call.byok)
 
 
 def _output(
@@ -115,9 +115,9 @@ def _output(
         ceiling = min(ceiling, rates.context_tokens)
     mode = max((b.unstated for b in hard), key=_STRICTNESS.index, default="learned")
     assert call.asked is not None
-    assert call.key is not None
+    assert call.who is not None
     likely = policy.estimates.likely_most_output_tokens(
-        call.key.key_id, call.provider, call.asked.model
+        call.who.key.key_id, call.provider, call.asked.model
     )
     likely = min(likely, ceiling)
     if not hard:

@@ -34,31 +34,64 @@ class Key:
     labels: dict[str, str] = field(default_factory=dict)
     status: str = "active"
     expires_at_us: int | None = None
-    columns: dict[str, Any] = field(default_factory=dict)
-    """What every event of this key says of it; without a chain a call is its own root."""
 
-    def selectors(self, provider: str) -> dict[str, str]:
-        """The label values that a budget's selector is compared with."""
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What an event says of this key where nothing but the key speaks."""
         return {
-            **self.labels,
-            "key": self.key_id,
+            "key_id": self.key_id,
             "owner": self.owner,
             "principal": self.owner,
             "team": self.team,
             "agent": self.agent,
             "workload": self.workload,
             "customer": self.customer,
-            "provider": provider,
-            "root_key": self.key_id,
+            "labels": self.labels,
+            "root_key_id": self.key_id,
             "root_team": self.team,
             "root_agent": self.agent,
             "root_workload": self.workload,
+            "billing": "caller",
         }
+
+
+_SELECTED: Final = {
+    **{name: name for name in ("owner", "principal", "team", "agent", "workload", "customer")},
+    **{name: name for name in ("root_team", "root_agent", "root_workload")},
+    "key": "key_id",
+    "root_key": "root_key_id",
+}
+"""What a budget's selector may name beside the optional labels, and the field that answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """Whom a call is attributed to: its key, and what its request proved beside it.
+
+    `columns` are the fields of its event, `proved` those that a budget may select by and that are
+    not the key's own word.
+    """
+
+    key: Key
+    columns: Mapping[str, Any]
+    proved: tuple[tuple[str, Any], ...] = ()
+
+    def proving(self, **fields: Any) -> "Attribution":
+        """The same, with these fields of the event as the request proved them."""
+        selected = {name: fields[name] for name in _SELECTED.values() if name in fields}
+        proved = tuple(sorted((dict(self.proved) | selected).items()))
+        return Attribution(self.key, {**self.columns, **fields}, proved)
+
+    def selectors(self, provider: str) -> dict[str, str]:
+        """The label values that a budget's selector is compared with."""
+        columns = self.columns
+        named = {name: columns[column] for name, column in _SELECTED.items()}
+        return {**columns["labels"], **named, "provider": provider}
 
 
 def key_from_document(document: Mapping[str, Any]) -> Key:
     """The key in a directory document; raises KeyError or ValueError where it is not one."""
-    key = Key(
+    return Key(
         key_id=str(document["key_id"]),
         digest=bytes.fromhex(document["sha256"]),
         owner=str(document["owner"]),
@@ -70,22 +103,6 @@ def key_from_document(document: Mapping[str, Any]) -> Key:
         status=str(document["status"]),
         expires_at_us=document.get("expires_at_us"),
     )
-    key.columns.update(
-        key_id=key.key_id,
-        owner=key.owner,
-        principal=key.owner,
-        team=key.team,
-        agent=key.agent,
-        workload=key.workload,
-        customer=key.customer,
-        labels=key.labels,
-        root_key_id=key.key_id,
-        root_team=key.team,
-        root_agent=key.agent,
-        root_workload=key.workload,
-        billing="caller",
-    )
-    return key
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from extproc.budget import settled
-from extproc.identity import Key
+from extproc.identity import Attribution
 from extproc.policy import Policy
 from extproc.providers.shape import Answer, Asked
 from extproc.refusal import Refusal
@@ -21,7 +21,9 @@ _MAX_TEXT: Final = 200
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """What is known of one call so far; the exchange fills it in."""
+    """What is known of one call so far; the exchange fills it in. A call without a chain is a run
+    of its own.
+    """
 
     event_id: str
     started_us: int
@@ -29,7 +31,8 @@ class Call:
     path: str = ""
     provider: str = ""
     operation: str = "other"
-    key: Key | None = None
+    who: Attribution | None = None
+    run_id: str = ""
     asked: Asked | None = None
     answer: Answer | None = None
     byok: bool = False
@@ -130,20 +133,20 @@ def draft(call: Call, policy: Policy, *, let_through: bool) -> Draft:
 
 
 def _counters(call: Call, policy: Policy, cost: int | None, usage: Usage) -> tuple[str | int, ...]:
-    if call.key is None or call.outcome == "refused":
+    if call.who is None or call.outcome == "refused":
         return ()
-    budgets = policy.binding(call.key, call.provider, run_id=call.event_id, byok=call.byok)
+    budgets = policy.binding(call.who, call.provider, run_id=call.run_id, byok=call.byok)
     tokens = usage.input_tokens + usage.output_tokens
     return settled(policy.keyspace, budgets, call.started_us, cost or 0, tokens)
 
 
 def _identity(call: Call, policy: Policy) -> dict[str, Any]:
-    """What is known of a call before it is answered. A call without a chain is its own root."""
+    """What is known of a call before it is answered."""
     fields: dict[str, Any] = {
         "event_id": call.event_id,
         "producer": policy.producer,
         "occurred_at_us": call.started_us,
-        "run_id": call.event_id,
+        "run_id": call.run_id,
         "provider": call.provider,
         "model_requested": clip(call.asked.model) if call.asked is not None else "",
         "operation": call.operation,
@@ -154,8 +157,8 @@ def _identity(call: Call, policy: Policy) -> dict[str, Any]:
         "byok": call.byok,
         "policy_version": policy.version,
     }
-    if call.key is not None:
-        fields.update(call.key.columns)
+    if call.who is not None:
+        fields.update(call.who.columns)
     return fields
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from extproc.estimate import Estimates
-from extproc.identity import Key, key_from_document
+from extproc.identity import Attribution, Key, key_from_document
 from ledger.budgets import Budget, from_document, matches
 from ledger.keyspace import Keyspace
 from ledger.prices import RateTable
@@ -40,23 +40,31 @@ class Policy:
     budgets: dict[str, Budget] = field(default_factory=dict)
     _names: dict[str, bytes] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
-    _bindings: dict[tuple[bytes, str, bool], tuple[Budget, ...]] = field(default_factory=dict)
+    _bindings: dict[tuple[Any, ...], tuple[Budget, ...]] = field(default_factory=dict)
+    _attributions: dict[bytes, Attribution] = field(default_factory=dict)
     _runs: dict[str, list[Budget]] = field(default_factory=dict)
     _index: dict[tuple[str, str], list[Budget]] | None = None
 
     def key(self, digest: bytes | None) -> Key | None:
         return self.keys.get(digest) if digest is not None else None
 
+    def attribution(self, key: Key) -> Attribution:
+        """Whom a call of `key` is attributed to where nothing but the key speaks."""
+        found = self._attributions.get(key.digest)
+        if found is None:
+            found = self._attributions[key.digest] = Attribution(key, key.columns)
+        return found
+
     def binding(
-        self, key: Key, provider: str, *, run_id: str = "", byok: bool = False
+        self, who: Attribution, provider: str, *, run_id: str = "", byok: bool = False
     ) -> tuple[Budget, ...]:
-        """The budgets that count a call of `key` to `provider` in a run; a caller who pays the
-        provider itself (`byok`) touches no wallet.
+        """The budgets that count a call to `provider` in a run; a caller who pays the provider
+        itself (`byok`) touches no wallet.
         """
-        wanted = (key.digest, provider, byok)
+        wanted = (who.key.digest, who.proved, provider, byok)
         found = self._bindings.get(wanted)
         if found is None:
-            labels = key.selectors(provider)
+            labels = who.selectors(provider)
             found = tuple(
                 budget
                 for budget in self._candidates(labels)
@@ -68,7 +76,7 @@ class Policy:
         of_run = self._runs.get(run_id)
         if of_run is None:
             return found
-        labels = key.selectors(provider) | {"run": run_id}
+        labels = who.selectors(provider) | {"run": run_id}
         return found + tuple(budget for budget in of_run if matches(budget, labels))
 
     def note(self, budget_id: str, left: int) -> None:
@@ -125,6 +133,7 @@ class Policy:
 
     def _forget(self) -> None:
         self._bindings.clear()
+        self._attributions.clear()
         self._index = None
         self._runs.clear()
         for budget in self.budgets.values():
