@@ -61,7 +61,7 @@ from extproc.inflate import InflateError, open_inflate
 from extproc.meter import Call, Draft, Settlement, draft, meter
 from extproc.policy import Policy
 from extproc.providers.routing import Destination, Told, destination
-from extproc.providers.shape import BadRequest
+from extproc.providers.shape import Answer, BadRequest
 from extproc.reading import FRAMINGS, StreamedAnswer
 from extproc.refusal import Refusal
 from ledger.money import usd_from_nanos
@@ -119,6 +119,7 @@ class Exchange:
         self._granted = 0
         self._grow_at = 0.0
         self._last_chance = False
+        self._unfinished = 0
         self._reading: StreamedAnswer | None = None
         self._content_type = ""
         self._content_encoding = ""
@@ -362,7 +363,7 @@ class Exchange:
         except InflateError:
             body = b""
         call.answer = answer = self._destination.api.read_answer(call.operation, body)
-        readable = answer.usage is not None or answer.output_bytes > 0
+        readable = answer.usage is not None or answer.output_bytes > 0 or answer.uncounted
         if call.http_status >= 400 or answer.failed:
             call.outcome = "provider_error"
         elif readable:
@@ -387,20 +388,30 @@ class Exchange:
             failed = answer.failed or call.http_status >= 400
             call.outcome = "provider_error" if failed else "ok"
         elif event.ended:
-            call.outcome = "provider_gone"
+            self._stream_ended(answer)
         if event.ended or answer.complete:
             self.state = State.DONE
             return reply
         return reply if self._grow_at == inf else self._watch(reply, event.body, now_us)
 
+    def _stream_ended(self, answer: Answer) -> None:
+        """Some APIs have no last word: theirs is the end, once they have said why they stop."""
+        answer.complete = answer.finished
+        self._call.outcome = "ok" if answer.finished else "provider_gone"
+
     def _watch(self, reply: Continue, chunk: bytes, now_us: int) -> Action:
-        """Let the hold grow before the answer outgrows it."""
+        """Let the hold grow before the answer outgrows it; never in the middle of an event whose
+        beginning the client has, so that an error can still take its place.
+        """
         assert self._reading is not None
         assert self._hold is not None
         call, answer = self._call, self._reading.answer
         model = answer.model or (call.asked.model if call.asked is not None else "")
         seen = self._policy.estimates.output_tokens(call.provider, model, answer.output_bytes)
-        if seen < self._grow_at:
+        if answer.usage is not None:  # hidden reasoning, where the API counts as it goes
+            seen = max(seen, answer.usage.output_tokens)
+        self._unfinished = self._reading.unfinished
+        if seen < self._grow_at or self._unfinished > len(chunk):
             return reply
         plan = hold_growth(call, self._policy, self._hold, self._granted, now_us)
         self._onward = reply if reply.body is not None else Continue(body=chunk)
@@ -434,7 +445,8 @@ class Exchange:
         self.state = State.CUT
         api, kind = self._destination.api, self._content_type
         error = api.refuse_stream(call.operation, refusal, kind)
-        return Continue(body=(self._onward.body or b"") + error)
+        passed = self._onward.body or b""
+        return Continue(body=passed[: len(passed) - self._unfinished] + error)
 
     def _reset(self, event: ResponseBody, now_us: int) -> Action:
         """After response headers an immediate response is a reset: the provider stops."""
@@ -450,7 +462,8 @@ class Exchange:
         return CONTINUE if body is None else Continue(body=body)
 
     def _trailers(self, event: ResponseTrailers, now_us: int) -> Action:
-        self._call.outcome = "provider_gone"
+        assert self._reading is not None
+        self._stream_ended(self._reading.answer)
         self.state = State.DONE
         return CONTINUE
 

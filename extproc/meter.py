@@ -14,7 +14,7 @@ from ledger.event import TOKEN_FIELDS, MeteredEvent, Usage
 from ledger.prices import Rates, cost_nanos, price_source
 
 FREE_METHODS: Final = ("GET", "HEAD", "OPTIONS", "DELETE")
-_FREE_ENDS: Final = ("/count_tokens", "/moderations")
+_FREE_ENDS: Final = ("/count_tokens", "/moderations", ":countTokens", ":computeTokens")
 _MAX_TEXT: Final = 200
 """Characters of any client- or provider-supplied text that an event keeps."""
 
@@ -179,7 +179,7 @@ def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
     if call.outcome == "refused":
         return Usage(), "none"
     said = answer.usage
-    if said is not None and (answer.complete or not call.streamed):
+    if said is not None and (answer.complete or answer.finished or not call.streamed):
         return said, "provider"
     asked = call.asked
     if asked is None or call.http_status >= 400:
@@ -190,7 +190,7 @@ def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
         if output <= said.output_tokens:
             return said, "provider"
         return replace(said, output_tokens=output), "estimated"
-    if answer.complete and not answer.output_bytes:
+    if answer.complete and not answer.output_bytes and not answer.uncounted:
         return Usage(), "none"
     likely = policy.estimates.likely_input_tokens(call.provider, model, asked.input_bytes)
     return Usage(input_tokens=likely, output_tokens=output), "estimated"

@@ -7,13 +7,17 @@ from collections.abc import Callable
 from typing import Final
 
 from extproc.inflate import InflateError, open_inflate
+from extproc.jsonarray import ArrayStream
 from extproc.providers.shape import Answer, Framing, Stream
 from extproc.sse import EventStream
 
 MAX_DECODED_BYTES: Final = 32 * 1024 * 1024
 """What one decoded stream may hand to the client in place of its compressed bytes."""
 SERVER_SENT_EVENTS: Final = "text/event-stream"
-FRAMINGS: Final[dict[str, Callable[[], Framing]]] = {SERVER_SENT_EVENTS: EventStream}
+FRAMINGS: Final[dict[str, Callable[[], Framing]]] = {
+    SERVER_SENT_EVENTS: EventStream,
+    "application/json": ArrayStream,  # only where the request asked for a stream
+}
 """Content type of a stream -> how it is cut into events."""
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 
@@ -42,6 +46,13 @@ class StreamedAnswer:
     @property
     def answer(self) -> Answer:
         return self._stream.answer
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes of an event begun and not ended that the client gets with the chunk last fed, and
+        may have got before.
+        """
+        return 0 if self._remove or self._inflate is not None else self._events.pending
 
     def feed(self, chunk: bytes, ended: bool) -> bytes | None:
         """Read one chunk. None: it passes as it is; else the bytes that go to the client in its

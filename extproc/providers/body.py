@@ -34,10 +34,13 @@ class Member(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A request object, and its size when written compactly in UTF-8."""
+    """A request object, and its size when written compactly in UTF-8. `compact`: it came so, and
+    then nothing in it stands twice.
+    """
 
     fields: dict[str, Any]
     size_bytes: int
+    compact: bool = False
 
 
 def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
@@ -53,7 +56,7 @@ def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
     except TypeError:  # nested deeper than orjson writes, though it reads it
         written = b""
     if written == body:  # as most clients write it; then nothing can be there twice
-        return Written(request, len(body))
+        return Written(request, len(body), compact=True)
     seen = set()
     for member in members(body):
         if member.name is None:
@@ -126,3 +129,14 @@ def _included(options: bytes) -> bytes:
     for _, start, end in reversed(found):
         options = options[:start] + b"true" + options[end:]
     return options
+
+
+def find_member(body: bytes, *names: str) -> Member | None:
+    """The last member of one of these names; one without a name where there is too much to read."""
+    found = None
+    for member in members(body):
+        if member.name is None:
+            return member
+        if member.name in names:
+            found = member
+    return found

@@ -5,10 +5,15 @@ from urllib.parse import unquote
 
 def segments(path: str) -> list[str]:
     """Lower-case segments, no empty ones or dots: `//v1/Chat%2Fcompletions/` is metered too."""
+    return [segment.lower() for segment in spelled_segments(path)]
+
+
+def spelled_segments(path: str) -> list[str]:
+    """The same, spelled as in the path: for APIs that name the model there."""
     if "%" in path:
         path = unquote(path)
     found: list[str] = []
-    for segment in path.partition("?")[0].lower().split("/"):
+    for segment in path.partition("?")[0].split("/"):
         if segment == "..":
             del found[-1:]
         elif segment and segment != ".":

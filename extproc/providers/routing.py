@@ -5,7 +5,7 @@ own path. Pure.
 from dataclasses import dataclass
 from typing import Final
 
-from extproc.providers import anthropic, azure, compatible, openai
+from extproc.providers import anthropic, azure, compatible, gemini, openai
 from extproc.providers.shape import Api
 
 APIS: Final[dict[str, Api]] = {
@@ -13,6 +13,7 @@ APIS: Final[dict[str, Api]] = {
     "azure": azure,
     "anthropic": anthropic,
     "compatible": compatible,
+    "gemini": gemini,
 }
 _KNOWN: Final = ("openai", "anthropic", "gemini", "bedrock", "azure")
 

@@ -16,7 +16,8 @@ class Asked:
 
     `max_output_tokens` is the stated maximum for one choice, None where the request states none.
     `usage_on_request`: this stream reports usage only if asked, and the client did not ask.
-    `array_stream`: the stream comes as one JSON array, element by element.
+    `array_stream`: the stream comes as one JSON array, element by element. `reasoning_tokens`: the
+    reasoning that the request makes room for, beside what its answer takes.
     """
 
     model: str
@@ -27,6 +28,7 @@ class Asked:
     usage_on_request: bool = False
     service_tier: str = ""
     array_stream: bool = False
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Answer:
 
     `output_bytes` counts generated text (UTF-8) of all choices: the basis of an estimate where
     `usage` stays None. `failed`: the answer carries the API's error, whatever its HTTP status.
+    `finished`: the API has said why it stops, but has no last word: more may come until the stream
+    ends. `uncounted`: a good answer of a kind that never says what was used.
     """
 
     model: str = ""
@@ -53,6 +57,8 @@ class Answer:
     output_bytes: int = 0
     complete: bool = False
     failed: bool = False
+    finished: bool = False
+    uncounted: bool = False
 
 
 Event = tuple[bytes, bytes, bytes | None]
@@ -63,6 +69,10 @@ class Framing(Protocol):
     """Cuts one stream into events, however it was chunked: the pieces that `split` and at last
     `finish` return are the stream byte for byte. What is held back has a limit.
     """
+
+    @property
+    def pending(self) -> int:
+        """Bytes of an unfinished event that are held back."""
 
     def feed(self, chunk: bytes) -> list[tuple[bytes, bytes]]:
         """The (type, data) pairs that `chunk` completes."""

@@ -19,6 +19,7 @@ PURE: Final = (
     "extproc.chain",
     "extproc.providers",
     "extproc.sse",
+    "extproc.jsonarray",
     "extproc.inflate",
     "extproc.estimate",
     "extproc.budget",
