@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from ledger.fake_provider import anthropic_api, openai_api, responses_api
+from ledger.fake_provider import anthropic_api, gemini_api, openai_api, responses_api
 from ledger.fake_provider.books import Bill, Books, leaks
 from ledger.fake_provider.directives import HEADER, DirectiveError, Directives, read
 from ledger.fake_provider.reply import Asked, Part, Reply, bomb, compressed, cut
@@ -139,6 +139,8 @@ class _Call:
             return self._error(401, says), quiet
         if body is None:
             return self._error(413, "The request is larger than 64 MiB."), quiet
+        if self._method == "GET" and self._path.endswith("/models") and self._google:
+            return gemini_api.models(), quiet
         if self._method == "GET" and self._path.endswith("/models"):
             return openai_api.models(int(time.time())), quiet
         operation = _operation(self._method, self._path)
@@ -162,7 +164,14 @@ class _Call:
         most = next((m for m in maxima if isinstance(m, int) and m >= 0), None)
         n = document.get("n") if operation in ("chat", "completions") else 1
         choices = n if isinstance(n, int) and 1 <= n <= 128 else 1
-        if operation in ("embeddings", "count_tokens"):
+        form = ""
+        if operation in gemini_api.METHODS.values():
+            model, asked = gemini_api.named(self._path)
+            document = {**document, "model": model}
+            most, choices = gemini_api.limits(document)
+            if asked == "streamGenerateContent":
+                form = "sse" if b"alt=sse" in self._query else "array"
+        if operation in ("embeddings", "gemini_embeddings", "count_tokens", "gemini_count"):
             most = 0
         if operation == "messages" and most is None:
             raise ValueError("max_tokens: Field required")
@@ -177,6 +186,8 @@ class _Call:
             request_id=self._request_id,
             created=int(time.time()),
             azure=azure,
+            choices=choices,
+            form=form,
         )
 
     def _mischief(self, asked: Asked, wishes: Directives) -> Reply:
@@ -200,10 +211,19 @@ class _Call:
         return reply
 
     def _error(self, status: int, message: str) -> Reply:
+        if self._google:
+            array = "streamGenerateContent" in self._path and b"alt=sse" not in self._query
+            return gemini_api.error(status, message, array=array)
         names = {name for name, _ in self._headers}
         if b"anthropic-version" in names or "/v1/messages" in self._path:
             return anthropic_api.error(status, message)
         return openai_api.error(status, message)
+
+    @property
+    def _google(self) -> bool:
+        """Whether the call speaks Google's own API."""
+        asked = gemini_api.named(self._path)[1] in gemini_api.METHODS
+        return asked or any(name == b"x-goog-api-client" for name, _ in self._headers)
 
     async def _deliver(self, reply: Reply, wishes: Directives) -> None:
         bill = self._open_bill(reply)
@@ -312,6 +332,12 @@ def _answer(asked: Asked) -> Reply:
         return anthropic_api.messages(asked)
     if asked.operation == "count_tokens":
         return anthropic_api.count_tokens(asked)
+    if asked.operation == "generate":
+        return gemini_api.generate(asked)
+    if asked.operation == "gemini_embeddings":
+        return gemini_api.embeddings(asked)
+    if asked.operation == "gemini_count":
+        return gemini_api.count_tokens(asked)
     if asked.operation == "responses":
         return responses_api.responses(asked)
     if asked.operation == "embeddings":
@@ -322,13 +348,14 @@ def _answer(asked: Asked) -> Reply:
 
 
 def _streams(asked: Asked) -> bool:
-    return asked.body.get("stream") is True
+    return bool(asked.form) or asked.body.get("stream") is True
 
 
 def _operation(method: str, path: str) -> str | None:
     if method != "POST":
         return None
-    return next((name for suffix, name in _OPERATIONS if path.endswith(suffix)), None)
+    found = gemini_api.METHODS.get(gemini_api.named(path)[1])
+    return found or next((name for suffix, name in _OPERATIONS if path.endswith(suffix)), None)
 
 
 async def _read_body(receive: Receive) -> bytes | None:

@@ -41,7 +41,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that was understood. `azure`: the deployment's name, empty elsewhere."""
+    """A request that was understood. `azure`: the deployment's name, empty elsewhere. `form` of a
+    stream of Google's: `sse` or `array`.
+    """
 
     operation: str
     body: dict[str, Any]
@@ -50,6 +52,8 @@ class Asked:
     request_id: str
     created: int
     azure: str = ""
+    choices: int = 1
+    form: str = ""
 
     @property
     def model(self) -> str:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extproc.providers import anthropic, azure, compatible, openai
+from extproc.providers import anthropic, azure, compatible, gemini, openai
 from extproc.providers.shape import Answer, Api, Asked
-from extproc.sse import EventStream
+from extproc.reading import FRAMINGS
 from ledger.event import Usage
 from ledger.prices import cost_nanos
 from tests.extproc.builders import RATES
@@ -19,7 +19,14 @@ from tests.extproc.test_sse import cut
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = sorted(path.parent for path in DATA.glob("*/*/expected.json"))
-APIS: dict[str, Api] = {"openai": openai, "anthropic": anthropic, "azure": azure}
+APIS: dict[str, Api] = {
+    "openai": openai,
+    "anthropic": anthropic,
+    "azure": azure,
+    "gemini": gemini,
+}
+STREAMS = {"response.sse": "text/event-stream", "response.array.json": "application/json"}
+"""A case's answer, where it is a stream, and the content type that says how it is framed."""
 NOVEMBER_2026_US = int(datetime(2026, 11, 15, 12, tzinfo=UTC).timestamp()) * 1_000_000
 
 all_cases = pytest.mark.parametrize(
@@ -32,24 +39,36 @@ def expected_of(case: Path) -> dict[str, Any]:
     return expected
 
 
+def response_of(case: Path) -> Path:
+    """The case's answer: whole, or a stream that its name tells the framing of."""
+    return next(case / name for name in ("response.json", *STREAMS) if (case / name).exists())
+
+
+def asked_by(case: Path, api: Api) -> Asked:
+    """The case's request, as it is read."""
+    path = expected_of(case)["path"]
+    operation = api.operation("POST", path.partition("?")[0])
+    asked = api.read_request(operation, (case / "request.json").read_bytes(), path)
+    assert isinstance(asked, Asked)
+    return asked
+
+
 def read(case: Path, api: Api, cuts: list[int]) -> tuple[Answer, bytes]:
     """The case's answer as the sidecar reads it, and the bytes that the client gets."""
-    expected = expected_of(case)
-    operation = api.operation("POST", expected["path"])
-    whole = case / "response.json"
-    if whole.exists():
-        return api.read_answer(operation, whole.read_bytes()), whole.read_bytes()
-    asked = api.read_request(operation, (case / "request.json").read_bytes())
-    assert isinstance(asked, Asked)
-    stream, events, kept = api.stream(operation), EventStream(), b""
+    operation = api.operation("POST", expected_of(case)["path"].partition("?")[0])
+    response = response_of(case)
+    if response.name not in STREAMS:
+        return api.read_answer(operation, response.read_bytes()), response.read_bytes()
+    asked, stream = asked_by(case, api), api.stream(operation)
+    framing, kept = FRAMINGS[STREAMS[response.name]](), b""
 
-    def drop(event: bytes, data: bytes) -> bool:
-        return stream.feed(event, data) and asked.usage_on_request
+    def keep(raw: bytes, event: bytes, data: bytes | None) -> bytes:
+        drop = data is not None and stream.feed(event, data) and asked.usage_on_request
+        return b"" if drop else raw
 
-    for chunk in cut((case / "response.sse").read_bytes(), cuts):
-        kept += events.keep(chunk, drop)
-    raw, event, data = events.finish()
-    return stream.answer, kept + (b"" if data is not None and drop(event, data) else raw)
+    for chunk in cut(response.read_bytes(), cuts):
+        kept += b"".join(keep(*piece) for piece in framing.split(chunk))
+    return stream.answer, kept + keep(*framing.finish())
 
 
 def check(case: Path, answer: Answer) -> None:
@@ -60,7 +79,7 @@ def check(case: Path, answer: Answer) -> None:
     assert answer.response_id == expected["response_id"]
     assert answer.output_bytes == expected["output_bytes"]
     assert answer.provider_cost_nanos == expected.get("provider_cost_nanos")
-    assert answer.complete == (expected["ending"] != "cut")
+    assert (answer.complete or answer.finished) == (expected["ending"] != "cut")
     assert answer.failed == (expected["ending"] == "error")
 
 
@@ -69,17 +88,11 @@ def test_an_answer_is_read_as_worked_out(case: Path) -> None:
     """Operation, tokens by kind, model, id and ending of each recorded call."""
     expected = expected_of(case)
     api = APIS[expected["api"]]
-    assert api.operation("POST", expected["path"]) == expected["operation"]
+    assert api.operation("POST", expected["path"].partition("?")[0]) == expected["operation"]
     answer, sent = read(case, api, [])
     check(case, answer)
     client = case / "client.sse"
-    streamed = (case / "response.sse").exists()
-    assert (
-        sent
-        == (
-            client if client.exists() else case / f"response.{'sse' if streamed else 'json'}"
-        ).read_bytes()
-    )
+    assert sent == (client if client.exists() else response_of(case)).read_bytes()
 
 
 @all_cases
@@ -119,9 +132,7 @@ def test_a_stream_that_is_asked_for_usage_is_otherwise_the_same_request(case: Pa
     """Only `stream_options` is added, and then the request asks for nothing more."""
     expected = expected_of(case)
     api, body = APIS[expected["api"]], (case / "request.json").read_bytes()
-    asked = api.read_request(expected["operation"], body)
-    assert isinstance(asked, Asked)
-    if asked.usage_on_request:
+    if asked_by(case, api).usage_on_request:
         changed = api.ask_for_usage(body)
         assert changed == body[:-1] + b',"stream_options":{"include_usage":true}}'
         again = api.read_request(expected["operation"], changed)
