@@ -20,9 +20,10 @@ class ArrayStream:
     """One stream: an array of objects, or objects one after the other.
 
     The pieces that `split` and at last `finish` return are the stream byte for byte: each element
-    with what stands before it (an opening bracket, a comma, white space), and the closing bracket.
-    Bytes of an unfinished element are held, at most `limit_bytes` of them: an element beyond that
-    is handed on unread and counted in `dropped`. What is not JSON gives no element and no error.
+    with what stands before it (an opening bracket, a comma, white space), and what follows the last
+    one. Bytes of an unfinished element are held, at most `limit_bytes` of them: an element beyond
+    that is handed on unread and counted in `dropped`. What is not JSON gives no element and no
+    error.
     """
 
     __slots__ = (
@@ -50,7 +51,7 @@ class ArrayStream:
 
     @property
     def pending(self) -> int:
-        """Bytes of an unfinished element that are held."""
+        """Bytes that are held: those after the last element, the end of the array included."""
         return len(self._held)
 
     def feed(self, chunk: bytes) -> list[tuple[bytes, bytes]]:
@@ -80,7 +81,7 @@ class ArrayStream:
         return events
 
     def finish(self) -> Event:
-        """What is held when the stream ends: no whole element."""
+        """What is held when the stream ends: the end of the array, and no whole element."""
         raw = bytes(self._held)
         self._held.clear()
         self._scanned = 0
@@ -112,8 +113,7 @@ class ArrayStream:
         self._depth = max(0, self._depth - 1)
         if self._depth < self._array:
             self._array = 0
-            self._start = -1
-            return True
+            return False
         return self._depth == self._array
 
     def _piece(self, done: int, end: int) -> Event:
