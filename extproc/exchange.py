@@ -58,7 +58,7 @@ from extproc.events import (
 from extproc.hold import Hold, hold_asked, hold_growth, hold_unread
 from extproc.identity import present, refuse_key
 from extproc.inflate import InflateError, open_inflate
-from extproc.meter import Call, Draft, Settlement, draft, meter
+from extproc.meter import Call, Draft, Settlement, draft, meter, output_so_far
 from extproc.policy import Policy
 from extproc.providers.routing import Destination, Told, destination
 from extproc.providers.shape import Answer, BadRequest
@@ -407,9 +407,7 @@ class Exchange:
         assert self._hold is not None
         call, answer = self._call, self._reading.answer
         model = answer.model or (call.asked.model if call.asked is not None else "")
-        seen = self._policy.estimates.output_tokens(call.provider, model, answer.output_bytes)
-        if answer.usage is not None:  # hidden reasoning, where the API counts as it goes
-            seen = max(seen, answer.usage.output_tokens)
+        seen = output_so_far(call, answer, model, self._policy)
         self._unfinished = self._reading.unfinished
         if seen < self._grow_at or self._unfinished > len(chunk):
             return reply

@@ -185,7 +185,7 @@ def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
     if asked is None or call.http_status >= 400:
         return (said, "provider") if said is not None else (Usage(), "none")
     model = answer.model or asked.model
-    output = policy.estimates.output_tokens(call.provider, model, answer.output_bytes)
+    output = output_so_far(call, answer, model, policy)
     if said is not None:
         if output <= said.output_tokens:
             return said, "provider"
@@ -194,6 +194,16 @@ def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
         return Usage(), "none"
     likely = policy.estimates.likely_input_tokens(call.provider, model, asked.input_bytes)
     return Usage(input_tokens=likely, output_tokens=output), "estimated"
+
+
+def output_so_far(call: Call, answer: Answer, model: str, policy: Policy) -> int:
+    """Tokens that a stream under way has made: as last counted, or by its text, whichever is more;
+    where counts come with the text, as counted, and by the text since.
+    """
+    text_bytes = answer.output_bytes - answer.counted_bytes
+    likely = policy.estimates.output_tokens(call.provider, model, text_bytes)
+    counted = answer.usage.output_tokens if answer.usage is not None else 0
+    return counted + likely if answer.counted_bytes else max(counted, likely)
 
 
 def _model(call: Call, answer: Answer, usage: Usage) -> str:

@@ -98,6 +98,8 @@ class GenerateStream:
         if type(usage) is dict:
             self._counts.take(usage)
             answer.usage = self._counts.usage()
+            if count(usage.get("candidatesTokenCount")):
+                answer.counted_bytes = answer.output_bytes
             said = tier(usage.get("serviceTier")) or tier(usage.get("trafficType"))
             answer.service_tier = said or answer.service_tier
         answer.model = label(chunk.get("modelVersion")) or answer.model

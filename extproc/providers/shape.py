@@ -44,7 +44,7 @@ class Answer:
     will change.
 
     `output_bytes` counts generated text (UTF-8) of all choices: the basis of an estimate where
-    `usage` stays None. `failed`: the answer carries the API's error, whatever its HTTP status.
+    `usage` stays None, and those after `counted_bytes` where it was stated on the way. `failed`: the answer carries the API's error, whatever its HTTP status.
     `finished`: the API has said why it stops, but has no last word: more may come until the stream
     ends. `uncounted`: a good answer of a kind that never says what was used.
     """
@@ -55,6 +55,7 @@ class Answer:
     provider_cost_nanos: int | None = None
     service_tier: str = ""
     output_bytes: int = 0
+    counted_bytes: int = 0
     complete: bool = False
     failed: bool = False
     finished: bool = False

@@ -109,17 +109,21 @@ def test_a_stream_without_a_finish_reason_was_cut(form: str) -> None:
 
 @both_forms
 def test_a_client_that_leaves_before_the_end_is_charged_what_was_said(form: str) -> None:
-    """After the finish reason as counted, before it at least as counted."""
+    """As counted with the text, and by the text that came after that."""
+    for finish in ("STOP", None):
+        exchange = streaming(form)
+        stream = written(form, chunk("word " * 200, 3, finish, thought=2))
+        exchange.receive(answer(stream, ended=False), NOW_US)
+        made = event(exchange)
+        assert (made.outcome, made.usage_source) == ("client_gone", "provider")
+        assert made.output_tokens == 5
     exchange = streaming(form)
-    stream = written(form, chunk("word " * 200, 3, "STOP"))
+    uncounted = chunk("word " * 200, 0) | {"usageMetadata": {"promptTokenCount": 8}}
+    stream = written(form, chunk("word ", 3), uncounted)
     exchange.receive(answer(stream, ended=False), NOW_US)
     made = event(exchange)
-    assert (made.outcome, made.output_tokens, made.usage_source) == ("client_gone", 3, "provider")
-    exchange = streaming(form)
-    exchange.receive(answer(written(form, chunk("word " * 200, 3)), ended=False), NOW_US)
-    made = event(exchange)
     assert (made.outcome, made.usage_source) == ("client_gone", "estimated")
-    assert made.output_tokens > 200
+    assert 3 + 200 < made.output_tokens < 400
 
 
 @both_forms
