@@ -44,9 +44,10 @@ class Answer:
     will change.
 
     `output_bytes` counts generated text (UTF-8) of all choices: the basis of an estimate where
-    `usage` stays None, and those after `counted_bytes` where it was stated on the way. `failed`: the answer carries the API's error, whatever its HTTP status.
-    `finished`: the API has said why it stops, but has no last word: more may come until the stream
-    ends. `uncounted`: a good answer of a kind that never says what was used.
+    `usage` stays None, and so are those after `counted_bytes` where it is stated on the way.
+    `failed`: the answer carries the API's error, whatever its HTTP status. `finished`: the API has
+    said why it stops, but has no last word: more may come until the stream ends. `uncounted`: a
+    good answer of a kind that never says what was used.
     """
 
     model: str = ""
