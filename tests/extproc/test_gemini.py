@@ -386,11 +386,15 @@ ANYTHING = st.recursive(
 )
 
 
-@given(ANYTHING, st.sampled_from([PATH, STREAM, "/v1beta/models/e:batchEmbedContents"]))
-def test_any_json_is_read_or_refused(body: Any, path: str) -> None:
+@given(
+    body=ANYTHING,
+    path=st.sampled_from([PATH, STREAM, "/v1beta/models/e:batchEmbedContents"]),
+    layout=st.sampled_from([0, orjson.OPT_INDENT_2]),
+)
+def test_any_json_is_read_or_refused(body: Any, path: str, layout: int) -> None:
     """Never an exception, and what is read can be given a maximum."""
     try:
-        text = orjson.dumps(body)
+        text = orjson.dumps(body, option=layout)
     except TypeError:  # an integer beyond 64 bits
         return
     operation = gemini.operation("POST", path)
