@@ -34,13 +34,13 @@ class Member(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A request object, and its size when written compactly in UTF-8. `compact`: it came so, and
-    then nothing in it stands twice.
+    """A request object, and its size when written compactly in UTF-8. `places`: where the named
+    members stand; None where it came so compact that nothing in it can stand twice.
     """
 
     fields: dict[str, Any]
     size_bytes: int
-    compact: bool = False
+    places: dict[str, Member] | None = None
 
 
 def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
@@ -56,8 +56,8 @@ def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
     except TypeError:  # nested deeper than orjson writes, though it reads it
         written = b""
     if written == body:  # as most clients write it; then nothing can be there twice
-        return Written(request, len(body), compact=True)
-    seen = set()
+        return Written(request, len(body))
+    seen: dict[str, Member] = {}
     for member in members(body):
         if member.name is None:
             return BadRequest("The request body is too deeply structured to be metered.")
@@ -65,8 +65,8 @@ def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
             says = f"The request body has `{member.name}` more than once; send it once."
             return BadRequest(says)
         if member.name in names:
-            seen.add(member.name)
-    return Written(request, len(written) or len(body))
+            seen[member.name] = member
+    return Written(request, len(written) or len(body), seen)
 
 
 def members(body: bytes) -> Iterator[Member]:

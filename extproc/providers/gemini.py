@@ -11,6 +11,7 @@ import orjson
 from extproc.providers import compatible, gemini_answer, gemini_request, openai, unmetered
 from extproc.providers.body import ask_for_usage
 from extproc.providers.limits import limit_fields
+from extproc.providers.paths import segments
 from extproc.providers.shape import Answer, Asked, BadRequest, Stream
 from extproc.refusal import Refusal
 
@@ -44,12 +45,19 @@ _TYPE: Final = "type.googleapis.com/google.rpc."
 
 
 def operation(method: str, path: str) -> str:
-    """The method behind the last colon; counting is free, and batches are billed when they end."""
+    """The method behind the last colon; counting is free, and batches are billed when they end.
+
+    The same methods over gRPC and in a multipart batch would be paid for unread: they count as
+    generating, for which they name no model, and so are refused.
+    """
     if method != "POST":
         return "other"
     _, asked = gemini_request.named(path)
     if found := _OPERATIONS.get(asked):
         return found
+    parts = segments(path)
+    if parts and (parts[-1] in _OPERATIONS or parts[0] == "batch"):
+        return "generate"
     found = openai.operation(method, path)
     return found if found in ("chat", "embeddings") else "other"
 

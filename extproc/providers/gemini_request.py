@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from extproc.providers.body import append_member, find_member, read_object
+from extproc.providers.body import Member, append_member, find_member, read_object
 from extproc.providers.fields import MOST_TOKENS, label, mapping, sequence, text
 from extproc.providers.gemini_weight import content_bytes, hidden_bytes
 from extproc.providers.openai import MOST_CHOICES
@@ -64,8 +64,11 @@ def named(path: str) -> tuple[str, str]:
 
 def read_query(path: str) -> bool | BadRequest:
     """Whether the query asks for server-sent events. What would hide the usage is refused."""
+    query = path.partition("?")[2]
+    if query in ("", "alt=sse"):
+        return bool(query)
     events = False
-    for name, value in parse_qsl(path.partition("?")[2], keep_blank_values=True):
+    for name, value in parse_qsl(query, keep_blank_values=True):
         name = name.removeprefix("$").lower()
         if name in ("fields", "callback"):
             says = f"`{name}` takes what was used out of the answer, so the call cannot be metered"
@@ -82,21 +85,22 @@ def read_request(operation: str, body: bytes, path: str) -> Asked | BadRequest:
     """What a request for content or embeddings asks for."""
     model, method = named(path)
     if not label(model):
-        return BadRequest("The path names no model; write .../models/MODEL:generateContent.")
+        says = "The path names no model; call .../models/MODEL:generateContent"
+        return BadRequest(f"{says}, as other forms of this API are not metered.")
     events = read_query(path)
     if isinstance(events, BadRequest):
         return events
     read = _fields(body, _TOP, _TOP_NAMES)
     if isinstance(read, BadRequest):
         return read
-    request, size_bytes, compact = read
+    request, size_bytes, places = read
     if other := _other_model(model, request):
         return BadRequest(other)
     if operation == "embeddings":
         return Asked(
             model=model, max_output_tokens=0, input_bytes=_embedded_bytes(request, size_bytes)
         )
-    config = _config(body, request.get("generationConfig"), compact)
+    config = _config(body, request.get("generationConfig"), places)
     if isinstance(config, BadRequest):
         return config
     streamed = method == "streamgeneratecontent"
@@ -154,30 +158,32 @@ def _rewritten(body: bytes, tokens: int) -> bytes:
 
 def _fields(
     body: bytes, fields: tuple[str, ...], names: frozenset[str]
-) -> tuple[dict[str, Any], int, bool] | BadRequest:
-    """The fields by their first spelling, the size of the object, and whether it came compact."""
+) -> tuple[dict[str, Any], int, dict[str, Member] | None] | BadRequest:
+    """The fields by their first spelling, the size of the object, and where its members stand."""
     read = read_object(body, names)
     if isinstance(read, BadRequest):
         return read
     found: dict[str, Any] = {}
     for name in fields:
-        here = [spelling for spelling in set(_SPELLINGS[name]) if spelling in read.fields]
-        if len(here) > 1:
-            one, other = _SPELLINGS[name]
-            return BadRequest(f"`{one}` and `{other}` are one field; send one of them.")
-        if here:
-            found[name] = read.fields[here[0]]
-    return found, read.size_bytes, read.compact
+        camel, snake = _SPELLINGS[name]
+        if camel in read.fields:
+            if snake != camel and snake in read.fields:
+                return BadRequest(f"`{camel}` and `{snake}` are one field; send one of them.")
+            found[name] = read.fields[camel]
+        elif snake in read.fields:
+            found[name] = read.fields[snake]
+    return found, read.size_bytes, read.places
 
 
-def _config(body: bytes, config: object, compact: bool) -> dict[str, int] | BadRequest:
+def _config(
+    body: bytes, config: object, places: dict[str, Member] | None
+) -> dict[str, int] | BadRequest:
     """Maximum, candidates (0 where none is stated) and room for thoughts."""
     if config is not None and type(config) is not dict:
         return BadRequest("`generationConfig` must be an object.")
     written = b"{}"
     if config:
-        member = find_member(body, *_SPELLINGS["generationConfig"]) if not compact else None
-        written = body[member.start : member.end] if member else orjson.dumps(config, default=str)
+        written = orjson.dumps(config) if places is None else _config_in(body, places)
     read = _fields(written, _CONFIG, _CONFIG_NAMES)
     if isinstance(read, BadRequest):
         return read
@@ -193,6 +199,11 @@ def _config(body: bytes, config: object, compact: bool) -> dict[str, int] | BadR
     if room is None or room < 0:
         room = AUTOMATIC_THINKING_TOKENS
     return {**stated, "thinking": min(room, MOST_TOKENS)}
+
+
+def _config_in(body: bytes, places: dict[str, Member]) -> bytes:
+    member = next(places[name] for name in _SPELLINGS["generationConfig"] if name in places)
+    return body[member.start : member.end]
 
 
 def _whole(value: object) -> int | None:

@@ -80,6 +80,24 @@ def test_the_end_of_the_path_is_operation_and_model(
         assert ask(body, path).model == model
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/google.ai.generativelanguage.v1beta.GenerativeService/StreamGenerateContent",
+        "/$rpc/google.ai.generativelanguage.v1.GenerativeService/GenerateContent",
+        "/google.ai.generativelanguage.v1beta.GenerativeService/BatchEmbedContents",
+        "/batch",
+        "/batch/v1beta",
+        "/v1beta/models/:generateContent",
+    ],
+)
+def test_forms_that_cannot_be_read_are_refused(path: str) -> None:
+    """gRPC and multipart batches reach the same models on the same host."""
+    assert gemini.operation("POST", path) in ("generate", "embeddings")
+    for body in (b"\x00\x00\x00\x00\x05\n\x03abc", orjson.dumps(HELLO)):
+        assert "no model" in refused(body, path)
+
+
 def test_google_s_routes_lead_here() -> None:
     """By the route's word, and by the gateway's own path rules."""
     told = destination("/gemini/v1beta/models/x:generateContent?alt=sse", Told())

@@ -167,3 +167,13 @@ def test_every_route_to_a_provider_is_metered() -> None:
             assert "retry_policy" not in route["route"]
         else:
             assert "direct_response" in route
+
+
+def test_google_s_credential_is_its_own_header() -> None:
+    """And what a caller could hide a call's usage with is taken off on the way there."""
+    text = _configured("gemini=http://127.0.0.1:1/base", credentials=("GEMINI_API_KEY",))
+    assert "header: x-goog-api-key" in yaml.dump(_cluster(text, "gemini"))
+    route = _route(text, "gemini")
+    assert _told(route)["x-tollkeeper-provider"] == "gemini"
+    assert route["route"]["prefix_rewrite"] == "/base/"
+    assert "x-goog-fieldmask" in route["request_headers_to_remove"]
