@@ -56,7 +56,7 @@ from extproc.events import (
     ResponseTrailers,
 )
 from extproc.hold import Hold, hold_asked, hold_growth, hold_unread
-from extproc.identity import present, refuse_key
+from extproc.identity import present, proven, refuse_key
 from extproc.inflate import InflateError, open_inflate
 from extproc.meter import Call, Draft, Settlement, draft, meter
 from extproc.policy import Policy
@@ -177,6 +177,8 @@ class Exchange:
         key = self._policy.key(presented.digest)
         refusal = refuse_key(key, presented.digest is not None, now_us)
         call.who = self._policy.attribution(key) if key is not None else None
+        if call.who is not None and (event.claims or call.who.key.customer_header):
+            call.who = proven(call.who, event, self._policy.principal_claims)
         call.byok = presented.byok
         if refusal is not None:
             return self._refuse(refusal)

@@ -3,7 +3,6 @@
 import hashlib
 import secrets
 import string
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -12,13 +11,13 @@ from typing import Any, Final
 from psycopg.types.json import Jsonb
 
 from ledger.db import Row, Session
+from ledger.label_text import MAX_LABEL_CHARS, composed, fault
 
 REQUIRED_LABELS: Final = ("owner", "team", "agent", "workload")
 OPTIONAL_LABELS: Final = ("customer", "environment", "project", "cost_center")
 RATES: Final = ("rpm", "tpm", "max_parallel")
 LIMITS: Final = ("max_spend_nanos", *RATES)
 STATUSES: Final = ("active", "suspended", "revoked")
-MAX_LABEL_CHARS: Final = 200
 MAX_LABEL_NAME_CHARS: Final = 63
 MAX_OPTIONAL_LABELS: Final = 32
 KEY_ID_CHARS: Final = 12
@@ -27,9 +26,6 @@ SECRET_CHARS: Final = 43  # of 62 letters and digits: 256 bits
 _KEY_ID_ALPHABET: Final = string.ascii_lowercase + string.digits
 _SECRET_ALPHABET: Final = string.ascii_letters + string.digits
 _NAME_ALPHABET: Final = frozenset(string.ascii_lowercase + string.digits + "_")
-# Letters and symbols that print as nothing although Unicode does not count them as blanks.
-_LOOKS_BLANK: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")
-_INVISIBLE: Final = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 class RefusedError(ValueError):
@@ -63,18 +59,19 @@ class IssuedKey:
 
 def clean_label(name: str, value: str | None) -> str:
     """The value as it is stored, composed and without blanks around it; raises RefusedError."""
-    text = unicodedata.normalize("NFC", value or "").strip()
-    if not any(unicodedata.category(c)[0] in "LNPS" and c not in _LOOKS_BLANK for c in text):
+    text = composed(value or "")
+    wrong = fault(text)
+    if wrong == "blank":
         raise RefusedError(
             f"The key needs --{name}: owner, team, agent and workload are mandatory and not blank."
             if name in REQUIRED_LABELS
             else f"The label {name} is blank; give it a value or leave it out."
         )
-    if len(text) > MAX_LABEL_CHARS:
+    if wrong == "long":
         raise RefusedError(
             f"The label {name} has {len(text)} characters; use at most {MAX_LABEL_CHARS}."
         )
-    if any(c in _LOOKS_BLANK or unicodedata.category(c) in _INVISIBLE for c in text):
+    if wrong == "unseen":
         raise RefusedError(f"The label {name} holds a character that cannot be seen; remove it.")
     return text
 
