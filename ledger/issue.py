@@ -34,7 +34,11 @@ class RefusedError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRequest:
-    """What a key shall say. None or blank: not given, which refuses the four mandatory labels."""
+    """What a key shall say. None or blank: not given, which refuses the four mandatory labels.
+
+    Behind a `service_account` there is no person, only the owner who answers for it. With
+    `customer_header` the key's calls may say for which customer they are.
+    """
 
     owner: str | None
     team: str | None
@@ -47,6 +51,8 @@ class KeyRequest:
     rpm: int | None = None
     tpm: int | None = None
     max_parallel: int | None = None
+    service_account: bool = False
+    customer_header: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +127,8 @@ def issue(session: Session, request: KeyRequest, *, who: str, why: str = "") -> 
         customer=request.customer,
         labels=Jsonb(dict(request.labels)),
         expires_at=request.expires_at,
+        service_account=request.service_account,
+        customer_header=request.customer_header,
         **{name: getattr(request, name) for name in LIMITS},
     )
     note(session, key_id, who=who, what="issued", why=why)
@@ -191,6 +199,23 @@ def set_limits(
     return changed
 
 
+def set_customer_header(
+    session: Session, text: str, allowed: bool, *, who: str, why: str = ""
+) -> Row:
+    """Let a key's calls say for which customer they are, or not any more."""
+    row = find(session, text)
+    if row["status"] == "revoked":
+        raise RefusedError(f"The key {row['key_id']} is revoked; issue a new one.")
+    if row["customer_header"] == allowed:
+        return row
+    detail = {"from": {"customer_header": not allowed}, "to": {"customer_header": allowed}}
+    note(session, row["key_id"], who=who, what="changed", why=why, detail=detail)
+    [changed] = session.run(
+        "keys_set_customer_header", key_id=row["key_id"], customer_header=allowed
+    )
+    return changed
+
+
 def rotate(
     session: Session,
     old: Row,
@@ -253,6 +278,8 @@ def successor(
         rpm=given["rpm"],
         tpm=given["tpm"],
         max_parallel=given["max_parallel"],
+        service_account=old["service_account"],
+        customer_header=old["customer_header"],
     )
 
 
