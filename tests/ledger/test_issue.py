@@ -34,6 +34,8 @@ OLD: dict[str, Any] = {
     "rpm": 60,
     "tpm": None,
     "max_parallel": 4,
+    "service_account": False,
+    "customer_header": False,
 }
 
 
