@@ -72,8 +72,8 @@ def _base64(document: Any) -> str:
 
 
 @contextmanager
-def published() -> Iterator[str]:
-    """The URL of the key set."""
+def published(port: int = 0) -> Iterator[str]:
+    """The URL of the key set; `port`: where it is known to be."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -86,7 +86,7 @@ def published() -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Answer) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:

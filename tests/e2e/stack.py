@@ -154,21 +154,22 @@ def running(
     fake: Fake,
     *,
     workers: int = 2,
-    options: Sequence[str] = (),
-    more: Mapping[str, str] = MappingProxyType({}),
+    more: Sequence[str] = (),
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Stack]:
-    """`ledger up` in a process of its own, ready to take calls; `more` is for its environment."""
+    """`ledger up` in a process of its own, ready to take calls. `more`: further options of it, and
+    `variables` of its environment.
+    """
     gateway = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "ledger", "up", "--data-dir", str(data_dir)]
     command += ["--gateway", gateway, "--workers", str(workers)]
     for name in PROVIDERS:
         command += ["--provider", f"{name}={fake.url}"]
-    command += ["--provider", f"{DEAD}=http://127.0.0.1:9"]
-    command += options
+    command += ["--provider", f"{DEAD}=http://127.0.0.1:9", *more]
     data_dir.mkdir(parents=True, exist_ok=True)
     log = (data_dir / "up.log").open("wb")
     environment = {name: v for name, v in os.environ.items() if not name.startswith("TOLLKEEPER_")}
-    environment |= more
+    environment |= variables
     process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
     stack = Stack(process, data_dir, f"http://{gateway}", fake)
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ledger.embedded import free_port
 from tests.e2e import issuer
 from tests.e2e.conftest import wish
 from tests.e2e.fake import Fake
@@ -44,7 +45,7 @@ def people(fake: Fake, services_directory: Path) -> Iterator[Stack]:
     keys.write_text(json.dumps(issuer.key_set()))
     options = ("--jwks", str(keys), *TOKENS)
     with running(
-        services_directory / "people", fake, options=options, more={"OPENAI_API_KEY": OURS}
+        services_directory / "people", fake, more=options, variables={"OPENAI_API_KEY": OURS}
     ) as stack:
         yield stack
 
@@ -54,7 +55,7 @@ def apart(fake: Fake, services_directory: Path) -> Iterator[Stack]:
     """A gateway that takes tokens in a header of their own, with keys that it fetches."""
     with issuer.published() as url:
         options = ("--jwks", url, *TOKENS, "--jwt-header", APART)
-        with running(services_directory / "apart", fake, options=options) as stack:
+        with running(services_directory / "apart", fake, more=options) as stack:
             yield stack
 
 
@@ -230,6 +231,26 @@ def test_a_providers_token_passes_beside_it(apart: Stack, fake: Fake) -> None:
     found = event(apart, answer)
     assert (found["principal"], found["byok"]) == (ANN, True)
     assert arrived(fake, answer)["authorization"] == f"Bearer {theirs}"
+
+
+def test_an_issuer_that_is_away_stops_nobody_else(fake: Fake, services_directory: Path) -> None:
+    """The gateway starts, calls without a token work, and tokens do as soon as there are keys."""
+    port = free_port()
+    options = ("--jwks", f"http://127.0.0.1:{port}/keys", *TOKENS)
+    with running(services_directory / "away", fake, more=options) as stack:
+        key = stack.issue()["key"]
+        token = issuer.token(email=ANN)
+        assert call(stack, key).status_code == 200
+        refused = as_person(stack, key, token)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "token_refused")
+        with issuer.published(port):
+
+            def served() -> httpx.Response | None:
+                answer = as_person(stack, key, token)
+                return answer if answer.status_code == 200 else None
+
+            answer = until(served, what="tokens are verified again")
+            assert event(stack, answer)["principal"] == ANN
 
 
 def test_a_person_s_budget_binds_that_person(people: Stack) -> None:
