@@ -14,7 +14,7 @@ from ledger.event import TOKEN_FIELDS, MeteredEvent, Usage
 from ledger.prices import Rates, cost_nanos, price_source
 
 FREE_METHODS: Final = ("GET", "HEAD", "OPTIONS", "DELETE")
-_FREE_ENDS: Final = ("/count_tokens", "/moderations")
+_FREE_ENDS: Final = ("/count_tokens", "/count-tokens", "/moderations")
 _MAX_TEXT: Final = 200
 """Characters of any client- or provider-supplied text that an event keeps."""
 
