@@ -187,12 +187,14 @@ def state_maximum(operation: str, body: bytes, model: str, tokens: int) -> bytes
 
 
 def refuse_stream(operation: str, refusal: Refusal, content_type: str = "") -> bytes:
-    """The exception that ends a stream; the SDKs raise it."""
+    """The exception that ends a stream. It is one of those that the API documents for streams: of
+    any other botocore loses name and message.
+    """
     if content_type != EVENT_STREAM:
         return openai.refuse_stream(operation, refusal, content_type)
-    name = _error(refusal)
+    server = "serviceUnavailableException" if refusal.status >= 500 else "validationException"
     headers = {
-        ":exception-type": name[0].lower() + name[1:],
+        ":exception-type": "throttlingException" if refusal.status in (402, 429) else server,
         ":content-type": "application/json",
         ":message-type": "exception",
     }

@@ -346,11 +346,11 @@ def test_a_refused_call_is_answered_in_bedrock_s_shape() -> None:
 
 
 def test_a_stream_ends_with_an_exception_that_botocore_reads() -> None:
-    """Framed, with the exception's name in camel case."""
+    """Framed, and one of those that the API documents for streams."""
     theirs = EventStreamBuffer()
     theirs.add_data(bedrock.refuse_stream("converse", SPENT, bedrock.EVENT_STREAM))
     (message,) = list(theirs)
-    assert message.headers[":exception-type"] == "serviceQuotaExceededException"
+    assert message.headers[":exception-type"] == "throttlingException"
     assert message.headers[":message-type"] == "exception"
     assert orjson.loads(message.payload)["limit"] == "risk-month"
 
@@ -380,7 +380,7 @@ def test_a_stream_that_is_cut_ends_at_a_frame() -> None:
     theirs = EventStreamBuffer()
     theirs.add_data(sent)
     found = list(theirs)
-    assert found[-1].headers[":exception-type"] == "serviceQuotaExceededException"
+    assert found[-1].headers[":exception-type"] == "throttlingException"
     assert len(found) > 1
 
 
@@ -432,7 +432,7 @@ JSON = st.recursive(
                         "trace",
                         "bytes",
                     ),
-                    *("promptRouter", "invokedModelId", "content", "input", "output", "text"),
+                    *("promptRouter", "invokedModelId", "bytes", "input", "output", "text"),
                 )
             ),
             inner,
