@@ -209,14 +209,16 @@ def refuse(refusal: Refusal) -> bytes:
 def refusal_headers(refusal: Refusal) -> tuple[tuple[str, bytes], ...]:
     """The name of the error, which AWS's SDKs read from a header.
 
-    They retry a `ThrottlingException` and any 5xx by themselves; a quota error they hand on.
+    They retry a `ThrottlingException`, any 5xx, and a 429 whose name Converse does not document,
+    such as that of a quota. So a 429 that no retry can help says that access is denied, as an
+    action of AWS Budgets does. (botocore's `legacy` mode retries every 429, whatever it says.)
     """
     return (("x-amzn-errortype", _error(refusal).encode()),)
 
 
 def _error(refusal: Refusal) -> str:
     if refusal.status == 429 and not refusal.retryable:
-        return "ServiceQuotaExceededException"
+        return "AccessDeniedException"
     server = "InternalServerException" if refusal.status >= 500 else "ValidationException"
     return _ERRORS.get(refusal.status, server)
 

@@ -191,6 +191,7 @@ def test_an_exception_in_the_middle_of_a_stream(stack: Stack, aws: Any) -> None:
     answer = aws.converse_stream(modelId=SONNET, messages=said(stream_error=True))
     with pytest.raises(EventStreamError, match="The model stopped"):
         list(answer["stream"])
+    answer["stream"].close()
     event = stack.event(head_of(answer)[EVENT_ID])
     assert (event["outcome"], event["usage_source"]) == ("provider_error", "estimated")
 
@@ -230,7 +231,7 @@ def test_a_refusal_that_no_retry_can_help_is_raised_at_once(
 
 
 def test_a_spent_month_is_not_asked_again(stack: Stack, client: Client) -> None:
-    """429 whose window is far off has the name of a quota, which botocore does not retry."""
+    """429 whose window is far off has a name that botocore does not retry."""
     own = stack.issue(team="bedrock-month")
     stack.json(
         *["budgets", "set", "bedrock-month", "--where", "team=bedrock-month", "--per", "month"],
@@ -247,7 +248,7 @@ def test_a_spent_month_is_not_asked_again(stack: Stack, client: Client) -> None:
         return None
 
     error = until(spend, what="the budget is spent", deadline_s=30)
-    assert error.response["Error"]["Code"] == "ServiceQuotaExceededException"
+    assert error.response["Error"]["Code"] == "AccessDeniedException"
     assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 429
     events = stack.events_of(own["key_id"], 1)
     assert sum(event["cost_nanos"] for event in events) <= 5_000_000
@@ -280,6 +281,7 @@ def test_a_stream_that_outgrows_its_budget_ends_with_our_exception(
         )
         with pytest.raises(EventStreamError, match="outgrown") as raised:
             list(answer["stream"])
+        answer["stream"].close()
         assert raised.value.response["Error"]["Code"] == "throttlingException"
         return head_of(answer)
 

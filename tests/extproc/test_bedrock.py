@@ -322,7 +322,7 @@ def test_a_call_that_its_caller_signed_goes_as_it_came() -> None:
         (403, None, "AccessDeniedException"),
         (413, None, "ValidationException"),
         (429, 1, "ThrottlingException"),
-        (429, 86_400, "ServiceQuotaExceededException"),
+        (429, 86_400, "AccessDeniedException"),
         (500, None, "InternalServerException"),
         (503, 1, "ServiceUnavailableException"),
     ],
