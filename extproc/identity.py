@@ -21,6 +21,7 @@ _CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key"
 """In the order in which they count: a request with two of our keys is the first one's."""
 _KEY_START: Final = b"tk-"
 _BEARER: Final = b"bearer "
+_SIGNATURE: Final = b"AWS4-"
 _MAX_KEY_BYTES: Final = 256
 
 
@@ -153,13 +154,15 @@ class Presented:
 
     `digest` is the SHA-256 of the key's text, None where there is none. `remove` names the headers
     that must not reach the provider, and `path` is the path without our key where it stood there.
-    `byok`: a provider's credential of the caller's own goes on beside our key.
+    `byok`: a provider's credential of the caller's own goes on beside our key. `signed`: that
+    credential is a signature over the request, whose body must stay as it is.
     """
 
     digest: bytes | None
     remove: tuple[str, ...]
     path: str | None
     byok: bool = False
+    signed: bool = False
 
 
 def present(headers: Headers, path: str) -> Presented:
@@ -170,7 +173,7 @@ def present(headers: Headers, path: str) -> Presented:
     """
     remove = [name for name in headers if name.startswith(OUR_PREFIX)]
     key = headers[KEY_HEADER].strip() if remove and KEY_HEADER in headers else b""
-    byok = False
+    byok = signed = False
     for name in _CREDENTIALS:
         value = headers.get(name, b"").strip()
         if name == "authorization" and value[:7].lower() == _BEARER:
@@ -180,6 +183,7 @@ def present(headers: Headers, path: str) -> Presented:
             remove.append(name)
         elif value:
             byok = True
+            signed = signed or (name == "authorization" and value.startswith(_SIGNATURE))
     remove += _PRIVATE.intersection(headers)
     clean_path = None
     if "key=" in path:
@@ -188,7 +192,8 @@ def present(headers: Headers, path: str) -> Presented:
         rest = clean_path or path
         byok = byok or "?key=" in rest or "&key=" in rest
     known = key.startswith(_KEY_START) and len(key) <= _MAX_KEY_BYTES
-    return Presented(sha256(key).digest() if known else None, tuple(remove), clean_path, byok)
+    digest = sha256(key).digest() if known else None
+    return Presented(digest, tuple(remove), clean_path, byok, signed)
 
 
 def _key_in_query(path: str) -> tuple[list[bytes], str | None]:

@@ -53,7 +53,7 @@ class Call:
         if self.operation != "other":
             return False
         only_asks = self.method in FREE_METHODS and not self.has_body
-        return only_asks or segments(self.path)[-2:] in _FREE_ENDS
+        return only_asks or _is_free_end(segments(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +225,13 @@ def _cost(
     if rates is None:
         return None, "unpriced"
     return cost_nanos(rates, usage), price_source(rates, usage)
+
+
+def _is_free_end(parts: list[str]) -> bool:
+    """Bedrock's `/model/{id}/count-tokens` has an id in between, of two segments where an ARN."""
+    if parts[-1:] == ["count-tokens"] and "model" in parts[-4:-2]:
+        return True
+    return parts[-2:] in _FREE_ENDS
 
 
 def _ms(microseconds: int) -> int:

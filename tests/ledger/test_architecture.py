@@ -19,6 +19,7 @@ PURE: Final = (
     "extproc.chain",
     "extproc.providers",
     "extproc.sse",
+    "extproc.eventstream",
     "extproc.inflate",
     "extproc.estimate",
     "extproc.budget",
