@@ -42,6 +42,7 @@ PURE: Final = (
     "ledger.balances",
     "ledger.explain",
     "ledger.plans",
+    "ledger.chains",
 )
 SIDECAR_MAY_IMPORT: Final = (
     "ledger.money",
@@ -50,6 +51,7 @@ SIDECAR_MAY_IMPORT: Final = (
     "ledger.price_list",
     "ledger.budgets",
     "ledger.keyspace",
+    "ledger.chains",
 )
 # I/O, clocks and randomness: what a pure module takes as an argument instead.
 WORLD: Final = (
