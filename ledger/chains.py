@@ -80,6 +80,21 @@ class Chain:
         return len(self.path) - 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run that the ledger knows: one that it started, or one that was ended before its time.
+
+    `expires_at_us` and `audience` count for callers that name the run by its id alone; a token has
+    its own. `root` is None where only the end of a run is known.
+    """
+
+    run_id: str
+    root: Root | None
+    audience: Audience
+    expires_at_us: int
+    ended: bool = False
+
+
 def new_run_id(random_bits: int) -> str:
     """`run_` and the lowest 130 of these random bits in Crockford's base 32."""
     shifts = range(5 * (_RUN_CHARS - 1), -1, -5)
@@ -167,7 +182,7 @@ def _believed(claims: str, org: str, now_us: int) -> Chain | Fault:
             return "foreign_issuer"
         chain = Chain(
             run_id=str(said["run"]),
-            root=Root(**{name: str(said["root"][name]) for name in Root.__dataclass_fields__}),
+            root=_root(said["root"]),
             path=tuple(str(hop) for hop in said["path"]),
             audience=parse_audience(said["aud"]),
             expires_at_us=int(said["exp"]) * 1_000_000,
@@ -202,6 +217,27 @@ def key_document(key: SigningKey) -> dict[str, Any]:
         "from_us": key.from_us,
         "until_us": key.until_us,
     }
+
+
+def run_from_document(document: Mapping[str, Any]) -> Run:
+    """The run in a directory document; KeyError, TypeError or ValueError where it is not one."""
+    root = document.get("root")
+    return Run(
+        run_id=str(document["run_id"]),
+        root=_root(root) if root is not None else None,
+        audience=tuple((str(name), str(value)) for name, value in document.get("audience") or ()),
+        expires_at_us=int(document.get("expires_at_us") or 0),
+        ended=bool(document.get("ended")),
+    )
+
+
+def run_document(run: Run) -> dict[str, Any]:
+    """The directory document of a run, but for its version."""
+    return asdict(run)
+
+
+def _root(said: Mapping[str, Any]) -> Root:
+    return Root(**{name: str(said[name]) for name in Root.__dataclass_fields__})
 
 
 @lru_cache(maxsize=64)

@@ -16,7 +16,8 @@ class Asked:
 
     `max_output_tokens` is the stated maximum for one choice, None where the request states none.
     `usage_on_request`: this stream reports usage only if asked, and the client did not ask.
-    `array_stream`: the stream comes as one JSON array, element by element.
+    `array_stream`: the stream comes as one JSON array, element by element. `prompt_cache_key`: what
+    the client groups requests of one conversation by.
     """
 
     model: str
@@ -27,6 +28,7 @@ class Asked:
     usage_on_request: bool = False
     service_tier: str = ""
     array_stream: bool = False
+    prompt_cache_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

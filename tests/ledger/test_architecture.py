@@ -43,6 +43,8 @@ PURE: Final = (
     "ledger.explain",
     "ledger.plans",
     "ledger.chains",
+    "extproc.signals",
+    "extproc.own_api",
 )
 SIDECAR_MAY_IMPORT: Final = (
     "ledger.money",
