@@ -10,6 +10,7 @@ signature is good.
 
 import hashlib
 import hmac
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -33,6 +34,8 @@ RUN_PREFIX: Final = "run_"
 """How minted run ids begin, and no others."""
 _RUN_CHARS: Final = 26
 _CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_NEVER_US: Final = 2**63 - 1
 _ISSUER: Final = "tollkeeper:"
 
 Audience = tuple[tuple[str, str], ...]
@@ -159,10 +162,9 @@ def mint(chain: Chain, key: SigningKey, org: str) -> str:
 
 def read(token: str, keys: Mapping[str, SigningKey], org: str, now_us: int) -> Chain | Fault:
     """What a token says, or what is wrong with it. An unknown or retired key is a forger's."""
-    header, _, rest = token.partition(".")
-    claims, _, signature = rest.partition(".")
-    if len(token) > MAX_TOKEN_BYTES or not token.isascii() or not signature:
+    if len(token) > MAX_TOKEN_BYTES or not _COMPACT.fullmatch(token):
         return "malformed"
+    header, claims, signature = token.split(".")
     key = next((key for key in keys.values() if _header(key.kid) == header), None)
     if key is None or now_us >= key.until_us:
         return "forged"
@@ -196,16 +198,19 @@ def _believed(claims: str, org: str, now_us: int) -> Chain | Fault:
 
 
 def key_from_document(document: Mapping[str, Any]) -> SigningKey:
-    """The signing key in a directory document; KeyError or ValueError where it is not one."""
+    """The signing key in a directory document; KeyError, TypeError or ValueError where it is not
+    one. Without `until_us` nothing has taken its place yet.
+    """
     text = str(document["secret"])
     secret = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     if len(secret) < SECRET_BYTES:
         raise ValueError(f"a chain's secret has at least {SECRET_BYTES} bytes")
+    until_us = document.get("until_us")
     return SigningKey(
         kid=str(document["kid"]),
         secret=secret,
         from_us=int(document["from_us"]),
-        until_us=int(document["until_us"]),
+        until_us=_NEVER_US if until_us is None else int(until_us),
     )
 
 

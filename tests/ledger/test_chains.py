@@ -219,6 +219,8 @@ def test_what_is_no_audience_is_a_sentence(entry: str) -> None:
 def test_documents_read_back() -> None:
     """Signing keys and runs as the directory carries them, through JSON."""
     assert key_from_document(orjson.loads(orjson.dumps(key_document(KEY)))) == KEY
+    newest = key_from_document(key_document(KEY) | {"until_us": None})
+    assert newest.until_us > KEY.until_us
     run = Run(run_id="run_1", root=ROOT, audience=CHAIN.audience, expires_at_us=NOW_US, ended=True)
     assert run_from_document(orjson.loads(orjson.dumps(run_document(run)))) == run
     with pytest.raises(ValueError, match="32 bytes"):
