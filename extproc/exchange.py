@@ -120,6 +120,8 @@ class Exchange:
         self._onward: Continue = CONTINUE
         self._followed: Followed | None = None
         self._own_answer: Respond | None = None
+        self._baggage = b""
+        self._chain_headers: tuple[tuple[str, bytes], ...] = ()
         self._hold: Hold | None = None
         self._granted = 0
         self._grow_at = 0.0
@@ -198,21 +200,21 @@ class Exchange:
                 self.state = State.UPSTREAM
                 return self._onward
             return self._reserve(hold)
-        return self._want_body(event, changes, presented.remove, now_us)
+        return self._want_body(event, changes, presented.remove)
 
     def _follow(self, followed: Followed) -> None:
         """Take a call for what its signals came to."""
         self._followed, self._call.who = followed, followed.who
         self._call.run_id = followed.run_id or self._call.run_id
 
-    def _hand_on(self, headers: Headers, now_us: int) -> tuple[tuple[str, bytes], ...]:
-        """The headers with which a call to another agent takes its run along."""
+    def _hand_on(self, now_us: int) -> None:
+        """Let a call to another agent take its run along, in headers that go on with its body."""
         call = self._call
         assert call.who is not None
         before = self._followed or Followed(call.who)
         followed, token = onward(before, call.provider, self._policy, call.event_id, now_us)
         self._follow(followed)
-        return onward_headers(token, headers.get(BAGGAGE, b"")) if token else ()
+        self._chain_headers = onward_headers(token, self._baggage) if token else ()
 
     def _own_api(self, event: RequestHeaders, now_us: int) -> Action:
         """Nothing goes upstream: the sidecar is the one who answers."""
@@ -259,11 +261,7 @@ class Exchange:
         return (event_id, *chain, *doubt)
 
     def _want_body(
-        self,
-        event: RequestHeaders,
-        changes: tuple[tuple[str, bytes], ...],
-        remove: tuple[str, ...],
-        now_us: int,
+        self, event: RequestHeaders, changes: tuple[tuple[str, bytes], ...], remove: tuple[str, ...]
     ) -> Action:
         refusal = _too_large(event.headers, self._policy.max_request_bytes)
         if refusal is not None:
@@ -274,9 +272,8 @@ class Exchange:
         self._content_encoding = _coding(event.headers)
         self._request_mode = BodyMode.BUFFERED
         self.state = State.BODY
-        if self._call.operation == "agent_call" and (chain := self._hand_on(event.headers, now_us)):
-            changes = (*changes, *chain)
-            remove = tuple(name for name in remove if name not in (CHAIN_HEADER, BAGGAGE))
+        if self._call.operation == "agent_call":
+            self._baggage = event.headers.get(BAGGAGE, b"")
         return Continue(
             set_headers=(*changes, ("accept-encoding", b"identity")),
             remove_headers=remove,
@@ -304,6 +301,8 @@ class Exchange:
         if asked.prompt_cache_key and call.run_id == call.event_id:
             assert call.who is not None
             self._follow(follow_body(call.who, asked.prompt_cache_key))
+        if call.operation == "agent_call":
+            self._hand_on(now_us)
         self._body = body
         self._injected = asked.usage_on_request
         hold = hold_asked(call, self._policy, now_us)
@@ -337,9 +336,9 @@ class Exchange:
         if hold.states_maximum and held:
             changed = api.state_maximum(self._call.operation, changed, asked.model, self._granted)
         if changed is body:
-            return CONTINUE
+            return Continue(self._chain_headers) if self._chain_headers else CONTINUE
         return Continue(
-            set_headers=(("content-length", str(len(changed)).encode()),),
+            set_headers=(("content-length", str(len(changed)).encode()), *self._chain_headers),
             remove_headers=("content-encoding",) if self._content_encoding else (),
             body=changed,
         )

@@ -2,7 +2,6 @@
 Knows no HTTP beyond method, path and JSON.
 """
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -76,7 +75,7 @@ def answer(started: Followed) -> bytes:
         "chain_token": started.token,
         "expires_at": datetime.fromtimestamp(chain.expires_at_us // 1_000_000, UTC),
         "audience": chains.say_audience(chain.audience),
-        "root": asdict(chain.root),
+        "root": chain.root,
     }
     return orjson.dumps(said)
 

@@ -146,7 +146,7 @@ def mint(chain: Chain, key: SigningKey, org: str) -> str:
         "iss": _ISSUER + org,
         "exp": chain.expires_at_us // 1_000_000,
         "run": chain.run_id,
-        "root": asdict(chain.root),
+        "root": chain.root,
         "path": chain.path,
         "aud": say_audience(chain.audience),
     }

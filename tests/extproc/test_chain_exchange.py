@@ -14,6 +14,7 @@ from extproc.exchange import Exchange, Reserve
 from extproc.policy import Policy
 from extproc.providers import compatible
 from extproc.providers.routing import APIS, Told
+from extproc.providers.shape import Asked
 from extproc.refusal import Refusal
 from ledger.budgets import to_document
 from ledger.chains import MAX_TTL_S, Chain, read
@@ -259,14 +260,22 @@ def test_a_call_to_an_agent_takes_the_run_along(monkeypatch: pytest.MonkeyPatch)
         def operation(self, method: str, path: str) -> str:
             return "agent_call"
 
+        def read_request(self, operation: str, text: bytes, path: str = "") -> Asked:
+            return Asked(model="", input_bytes=len(text))
+
     monkeypatch.setitem(APIS, "agents", Agents())
     policy = rules()
     exchange = start(policy, Told(provider="coder", api="agents", prefix="/coder"))
     head = ask("/coder/v1/chat/completions", baggage="user=ann,x-agent-chain=junk")
-    reply = exchange.receive(head, NOW_US)
+    exchange.receive(head, NOW_US)
+    exchange.receive(body(json.dumps(CHAT)), NOW_US)
+    reply = exchange.receive(Admitted(held=True), NOW_US)
     assert isinstance(reply, Continue)
     onward = dict(reply.set_headers)
     assert onward["baggage"] == b"user=ann,x-agent-chain=" + onward["x-agent-chain"]
-    assert not {"x-agent-chain", "baggage"} & set(reply.remove_headers)
+    assert reply.body is None
+    settled = exchange.close(NOW_US)
+    assert settled is not None
+    assert settled.event.run_id.startswith("run_")
     _, event = through(policy, OTHER, x_agent_chain=onward["x-agent-chain"].decode())
     assert (event.root_key_id, event.parent_key_id, event.depth) == (ROOT_ID, ROOT_ID, 1)
