@@ -102,7 +102,7 @@ def test_billed_team_is_exact_in_any_window(cli: Cli, books: Books, seed: int) -
 
 def test_one_team_of_two_is_asked_for(cli: Cli, books: Books) -> None:
     """A filter by who pays has that team's share; its calls are those that it pays for."""
-    chain = {"team": "blue", "root_team": "red", "chain_trust": "verified"}
+    chain: dict[str, Any] = {"team": "blue", "root_team": "red", "chain_trust": "verified"}
     made = book(
         books,
         [
@@ -130,7 +130,7 @@ def test_one_team_of_two_is_asked_for(cli: Cli, books: Books) -> None:
 
 def test_the_audit_sees_the_wrong_team_charged(cli: Cli, books: Books) -> None:
     """A transaction that sums to zero and yet is another team's is a finding."""
-    chain = {"team": "blue", "root_team": "red", "chain_trust": "verified"}
+    chain: dict[str, Any] = {"team": "blue", "root_team": "red", "chain_trust": "verified"}
     book(books, [facts(**chain, billing="root", cost_nanos=100)])
     books.rows("ALTER TABLE journal DISABLE TRIGGER USER")
     books.rows("UPDATE journal SET account = 'expense:blue' WHERE account = 'expense:red'")
@@ -144,7 +144,7 @@ def test_the_audit_sees_the_wrong_team_charged(cli: Cli, books: Books) -> None:
 @pytest.mark.parametrize("trust", ["", "asserted", "inferred"])
 def test_the_audit_sees_a_bill_moved_on_hearsay(books: Books, trust: str) -> None:
     """Nobody pays for others on a chain that anybody could have named."""
-    chain = {"team": "blue", "root_team": "red", "chain_trust": trust}
+    chain: dict[str, Any] = {"team": "blue", "root_team": "red", "chain_trust": trust}
     [event] = book(books, [facts(**chain, billing="root")])
     [finding] = audit(books.db, books.redis).findings
     assert (finding.check, finding.subject) == ("hearsay", event.event_id)

@@ -30,27 +30,25 @@ CREATE TABLE chain_changes (
 );
 CREATE INDEX chain_changes_by_subject ON chain_changes (subject, change_id);
 
--- The labels are those that the root's key had when the run started. `removed`: over for so long that the sidecars need
--- not know of it any more.
+-- Runs that were started here, and runs that a sidecar started and that were ended here: of such a one the root may be
+-- unknown (NULL). The labels are those that the root's key had when the run started. `removed`: over for so long that
+-- the sidecars need not know of it any more.
 CREATE TABLE runs (
     run_id     text PRIMARY KEY CHECK (btrim(run_id) <> ''),
     name       text NOT NULL DEFAULT '',
-    key_id     text NOT NULL REFERENCES keys,
-    owner      text NOT NULL,
-    team       text NOT NULL,
-    agent      text NOT NULL,
-    workload   text NOT NULL,
-    audience   jsonb NOT NULL CHECK (jsonb_typeof(audience) = 'array'),
+    root       jsonb CHECK (root ?& ARRAY['key_id', 'owner', 'team', 'agent', 'workload']),
+    audience   jsonb NOT NULL DEFAULT '[]' CHECK (jsonb_typeof(audience) = 'array'),
     budget_id  text REFERENCES budgets,
     expires_at timestamptz NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
-    started_by text NOT NULL,
+    started_by text NOT NULL DEFAULT '',
     why        text NOT NULL DEFAULT '',
     ended_at   timestamptz,
     ended_by   text NOT NULL DEFAULT '',
     ended_why  text NOT NULL DEFAULT '',
     removed    boolean NOT NULL DEFAULT false,
-    version    bigint NOT NULL UNIQUE
+    version    bigint NOT NULL UNIQUE,
+    CHECK (root IS NOT NULL OR ended_at IS NOT NULL)
 );
 CREATE INDEX runs_by_time ON runs (created_at);
 CREATE INDEX runs_open ON runs (expires_at) WHERE NOT removed;
