@@ -38,7 +38,7 @@ def ensure_key(session: Session, now_us: int, *, who: str) -> SigningKey:
     """The key that signs now; the first one is made where there is none."""
     session.run("directory_lock")
     key = signing(keys(session), now_us)
-    return key or _create(session, now_us, who=who, why="nothing could sign")
+    return key or _create(session, now_us, who=who, why="no other could sign")
 
 
 def rotate(
