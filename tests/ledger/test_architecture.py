@@ -42,6 +42,7 @@ PURE: Final = (
     "ledger.balances",
     "ledger.explain",
     "ledger.plans",
+    "ledger.run_trees",
     "ledger.chains",
     "extproc.signals",
     "extproc.own_api",
