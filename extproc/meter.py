@@ -9,6 +9,7 @@ from extproc.budget import settled
 from extproc.identity import Attribution
 from extproc.policy import Policy
 from extproc.providers.paths import segments
+from extproc.providers.routing import OWN_PROVIDER
 from extproc.providers.shape import Answer, Asked
 from extproc.refusal import Refusal
 from ledger.event import TOKEN_FIELDS, MeteredEvent, Usage
@@ -52,6 +53,8 @@ class Call:
         """Whether the provider charges nothing for this call, whatever it answers."""
         if self.operation != "other":
             return False
+        if self.provider == OWN_PROVIDER:
+            return True
         only_asks = self.method in FREE_METHODS and not self.has_body
         return only_asks or _is_free_end(segments(self.path))
 

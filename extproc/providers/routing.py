@@ -17,6 +17,8 @@ APIS: Final[dict[str, Api]] = {
     "compatible": compatible,
     "bedrock": bedrock,
 }
+OWN_PROVIDER: Final = "tollkeeper"
+"""What the route to the gateway's own API says, and its events: no provider is behind it."""
 _KNOWN: Final = ("openai", "anthropic", "gemini", "bedrock", "azure")
 
 

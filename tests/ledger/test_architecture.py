@@ -44,6 +44,10 @@ PURE: Final = (
     "ledger.explain",
     "ledger.plans",
     "ledger.label_text",
+    "ledger.run_trees",
+    "ledger.chains",
+    "extproc.signals",
+    "extproc.own_api",
 )
 SIDECAR_MAY_IMPORT: Final = (
     "ledger.money",
@@ -53,6 +57,7 @@ SIDECAR_MAY_IMPORT: Final = (
     "ledger.budgets",
     "ledger.keyspace",
     "ledger.label_text",
+    "ledger.chains",
 )
 # I/O, clocks and randomness: what a pure module takes as an argument instead.
 WORLD: Final = (
