@@ -1,6 +1,4 @@
-"""`ledger runs` and `ledger chains` against the real stack: what the ledger starts, ends and sets is
-what the gateway does.
-"""
+"""`ledger runs` and `chains` on the real stack: what the ledger says is what the gateway does."""
 
 from collections.abc import Iterator
 
