@@ -178,7 +178,9 @@ class Exchange:
         presented = present(headers, path)
         self._destination = target = destination(presented.path or path, self._told)
         call.provider, call.path = target.provider, target.path
-        call.operation = target.api.operation(call.method, target.path)
+        call.has_body = not event.ended
+        method = "POST" if call.has_body else call.method
+        call.operation = target.api.operation(method, target.path)
         if not self._policy.ready:
             return self._refuse(_NOT_READY)
         key = self._policy.key(presented.digest)
@@ -193,6 +195,8 @@ class Exchange:
             assert call.who is not None
             self._follow(follow(headers, call.who, self._policy, call.event_id, now_us))
         changes = () if presented.path is None else ((":path", presented.path.encode("latin-1")),)
+        if call.operation != "other" and call.method != "POST":
+            return self._refuse(_NOT_POST)  # a lenient server might serve it all the same
         if call.operation == "other":
             self._onward = Continue(set_headers=changes, remove_headers=presented.remove)
             hold = hold_unread(call, self._policy, now_us)
@@ -593,6 +597,11 @@ _OUT_OF_ORDER: Final = Refusal(
     status=500,
     code="out_of_order",
     message="The gateway sent its messages out of order; the call was not let through.",
+)
+_NOT_POST: Final = Refusal(
+    status=405,
+    code="method_not_allowed",
+    message="A body for this path is sent with POST; use that method.",
 )
 _NOT_READY: Final = Refusal(
     status=503,

@@ -14,7 +14,8 @@ from extproc.refusal import Refusal
 OUR_PREFIX: Final = "x-tollkeeper-"
 KEY_HEADER: Final = "x-tollkeeper-key"
 _PRIVATE: Final = frozenset(("baggage", "x-agent-chain", "x-agent-run"))
-_CREDENTIALS: Final = frozenset(("authorization", "x-api-key", "api-key", "x-goog-api-key"))
+_CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+"""In the order in which they count: a request with two of our keys is the first one's."""
 _KEY_START: Final = b"tk-"
 _BEARER: Final = b"bearer "
 _MAX_KEY_BYTES: Final = 256
@@ -129,8 +130,8 @@ def present(headers: Headers, path: str) -> Presented:
     remove = [name for name in headers if name.startswith(OUR_PREFIX)]
     key = headers[KEY_HEADER].strip() if remove and KEY_HEADER in headers else b""
     byok = False
-    for name in _CREDENTIALS.intersection(headers):
-        value = headers[name].strip()
+    for name in _CREDENTIALS:
+        value = headers.get(name, b"").strip()
         if name == "authorization" and value[:7].lower() == _BEARER:
             value = value[7:].strip()
         if value.startswith(_KEY_START):

@@ -1,15 +1,12 @@
 """A crew of agents on the real stack, whose calls are one run: planner, researcher, coder."""
 
-import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from ledger.chains import Chain, Root, SigningKey, key_document, mint
-from ledger.keyspace import Keyspace
+from ledger.chains import Chain, Root, SigningKey, mint
 from tests.e2e.conftest import wish
 from tests.e2e.processes import until
 from tests.e2e.stack import Event, Stack
@@ -17,7 +14,6 @@ from tests.e2e.stack import Event, Stack
 RUNS = "/tollkeeper/v1/runs"
 TOKEN = "x-agent-chain"
 FAULT = "x-tollkeeper-chain-fault"
-SIGNING = SigningKey(kid="e2e", secret=b"e" * 32, from_us=0, until_us=2**62)
 CHAT: Any = {
     "model": "gpt-4o",
     "messages": [{"role": "user", "content": "x"}],
@@ -78,20 +74,17 @@ def _agent(stack: Stack, name: str) -> Agent:
     return Agent(stack, name, team, issued["key"], issued["key_id"])
 
 
-def publish(stack: Stack, name: str, document: Mapping[str, Any]) -> None:
-    """Put a document into the directory beside what the ledger publishes."""
-    names = Keyspace()
-    text = json.dumps({**document, "version": 0})
-    with stack.store() as store:
-        store.hset(names.directory, name, text)
-        store.xadd(names.directory_changes, {"name": name, "document": text})
-
-
-def sign(stack: Stack, agent: Agent) -> None:
-    """Let the gateway sign chains, and wait until every worker does."""
-    publish(stack, f"chain_key:{SIGNING.kid}", key_document(SIGNING))
-    url = stack.gateway + RUNS
+def until_signed(agent: Agent) -> None:
+    """Wait until every worker signs chains: the writer sees to it that there is a key."""
+    url = agent.stack.gateway + RUNS
     always(lambda: httpx.post(url, headers=agent.headers()).status_code == 200, "chains are signed")
+
+
+def signing_key(stack: Stack) -> SigningKey:
+    """The key that the stack signs with: who has it can sign what the gateway never would."""
+    query = "SELECT kid, secret FROM chain_keys WHERE NOT removed ORDER BY from_us DESC LIMIT 1"
+    [row] = stack.rows(query)
+    return SigningKey(kid=row["kid"], secret=row["secret"], from_us=0, until_us=2**62)
 
 
 def token(agent: Agent, run_id: str, audience: str, **changes: Any) -> str:
@@ -104,7 +97,7 @@ def token(agent: Agent, run_id: str, audience: str, **changes: Any) -> str:
         audience=((name, value),),
         expires_at_us=changes.get("expires_at_us", time.time_ns() // 1000 + 600_000_000),
     )
-    return mint(chain, changes.get("key", SIGNING), "default")
+    return mint(chain, changes.get("key") or signing_key(agent.stack), "default")
 
 
 def always(holds: Any, what: str) -> None:

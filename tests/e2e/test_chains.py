@@ -11,21 +11,20 @@ from opentelemetry import baggage, context
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 
-from ledger.chains import Run, new_run_id, run_document
+from ledger.chains import new_run_id
 from ledger.money import usd_from_nanos
 from tests.e2e.budgeted import LEAST_TEN_CENTS, TEN_CENTS, TEN_CENTS_WISH
 from tests.e2e.chained import (
     FAULT,
     RUNS,
-    SIGNING,
     TOKEN,
     Agent,
     always,
     crew,
-    publish,
-    sign,
+    signing_key,
     token,
     tree,
+    until_signed,
 )
 from tests.e2e.conftest import wish
 from tests.e2e.fake import Fake
@@ -39,7 +38,7 @@ pytestmark = [pytest.mark.timeout(180)]
 def three(stack: Stack) -> tuple[Agent, Agent, Agent]:
     """Planner, researcher and coder of three teams, at a gateway that signs chains."""
     agents = crew(stack, "three")
-    sign(stack, agents[0])
+    until_signed(agents[0])
     return agents
 
 
@@ -47,7 +46,7 @@ def three(stack: Stack) -> tuple[Agent, Agent, Agent]:
 def root_pays(stack: Stack, three: tuple[Agent, Agent, Agent]) -> Iterator[None]:
     """An organisation where whoever started a run pays for all of it."""
     planner, researcher, _ = three
-    publish(stack, "setting:chain", {"billing": "root"})
+    stack.json("chains", "billing", "root")
     started = planner.start(audience=[f"agent={researcher.name}"])
 
     def known() -> bool:
@@ -56,7 +55,7 @@ def root_pays(stack: Stack, three: tuple[Agent, Agent, Agent]) -> Iterator[None]
 
     always(known, "the root pays")
     yield
-    publish(stack, "setting:chain", {"billing": "caller"})
+    stack.json("chains", "billing", "caller")
 
 
 def costs(answers: list[httpx.Response]) -> list[str]:
@@ -101,6 +100,8 @@ def test_three_agents_are_one_tree(stack: Stack, three: tuple[Agent, Agent, Agen
     spent = stack.json("spend", "--by", "team", "--where", f"root_team={planner.team}")
     assert spent["total"]["cost_nanos"] == row["total"]
     assert len(spent["rows"]) == 3
+    drawn = stack.json("runs", "show", run_id)
+    assert (drawn["events"], drawn["tree"]["total_cost_nanos"]) == (4, row["total"])
 
 
 def test_opentelemetry_carries_a_run_on(stack: Stack, three: tuple[Agent, Agent, Agent]) -> None:
@@ -207,7 +208,7 @@ def test_a_token_that_is_not_believed_is_charged_to_its_sender(
     run_id = new_run_id(time.time_ns())
     audience = f"agent={researcher.name}"
     good = token(planner, run_id, audience)
-    thief = replace(SIGNING, secret=b"x" * 32)
+    thief = replace(signing_key(stack), secret=b"x" * 32)
     cases = [
         ("forged", researcher, token(planner, run_id, audience, key=thief)),
         ("forged", researcher, good[:-5] + good[-4:] + "A"),
@@ -238,8 +239,7 @@ def test_a_run_that_was_ended_takes_no_more_calls(
     """Once every worker knows it, its token charges only who sends it."""
     planner, researcher, _ = three
     started = planner.start(audience=[f"agent={researcher.name}"])
-    end = Run(run_id=started["run_id"], root=None, audience=(), expires_at_us=0, ended=True)
-    publish(stack, f"run:{end.run_id}", run_document(end))
+    stack.json("runs", "end", started["run_id"])
     sent = {TOKEN: started["chain_token"]}
 
     def ended() -> bool:
@@ -270,31 +270,26 @@ def test_a_run_of_the_ledgers_is_named_by_its_id(
 ) -> None:
     """By the keys that it is bound to; the token that comes back continues it."""
     planner, researcher, coder = three
-    run = Run(
-        run_id=new_run_id(time.time_ns()),
-        root=planner.root,
-        audience=(("team", researcher.team), ("agent", coder.name)),
-        expires_at_us=time.time_ns() // 1000 + 600_000_000,
-    )
-    publish(stack, f"run:{run.run_id}", run_document(run))
+    bound = ("--audience", f"team={researcher.team}", "--audience", f"agent={coder.name}")
+    run_id = stack.json("runs", "start", "--key", planner.key_id, *bound)["run_id"]
 
     def known() -> bool:
         return (
             TOKEN
             in httpx.get(
                 f"{stack.gateway}/openai/v1/models",
-                headers=researcher.headers(**{"x-agent-run": run.run_id}),
+                headers=researcher.headers(**{"x-agent-run": run_id}),
             ).headers
         )
 
     always(known, "the run is known")
-    two = researcher.chat(x_agent_run=run.run_id)
+    two = researcher.chat(x_agent_run=run_id)
     three_ = coder.chat(x_agent_chain=two.headers[TOKEN])
     events = [stack.event(each.headers[EVENT_ID]) for each in (two, three_)]
     assert [event["chain_trust"] for event in events] == ["key_bound", "verified"]
     assert [event["depth"] for event in events] == [1, 2]
     assert {event["root_key_id"] for event in events} == {planner.key_id}
-    assert {event["run_id"] for event in events} == {run.run_id}
+    assert {event["run_id"] for event in events} == {run_id}
 
 
 def test_a_runs_budget_binds_all_its_agents(
@@ -367,6 +362,25 @@ def test_the_gateways_own_api_ends_here(
     assert httpx.post(f"{url}/more", headers=planner.headers()).status_code == 404
     assert httpx.post(url, content=b"x" * 20_000, headers=planner.headers()).status_code == 413
     assert len(fake.requests()) == before
+
+
+def test_a_signing_key_can_be_replaced(stack: Stack, three: tuple[Agent, Agent, Agent]) -> None:
+    """With time, what the old one signed is believed on; at once, it is a forgery."""
+    planner, researcher, _ = three
+    started = planner.start(audience=[f"agent={researcher.name}"])
+    sent = {TOKEN: started["chain_token"]}
+    stack.json("chains", "rotate-key")
+    stack.issue()  # workers that know this later key know the new signing key
+    assert researcher.chat(**sent).headers[TOKEN]
+    stack.json("chains", "rotate-key", "--grace", "0s")
+
+    def forged() -> bool:
+        return bool(researcher.chat(**sent).headers.get(FAULT) == "forged")
+
+    always(forged, "the old signing keys are forgotten")
+    until_signed(planner)
+    again = planner.start(audience=[f"agent={researcher.name}"])
+    assert researcher.chat(x_agent_chain=again["chain_token"]).headers[TOKEN]
 
 
 def test_no_token_reaches_a_provider(
