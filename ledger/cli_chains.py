@@ -63,7 +63,7 @@ def rotate_key(run: Run, grace: str, why: str, output: str) -> None:
 @format_option
 @pass_run
 def keys(run: Run, output: str) -> None:
-    """List the signing keys, the newest first; their secrets are not shown."""
+    """List the signing keys, without their secrets."""
     from ledger.reports import micros
 
     with run.books() as db, db.transaction(snapshot=True) as session:
@@ -79,10 +79,11 @@ def keys(run: Run, output: str) -> None:
 @format_option
 @pass_run
 def billing(run: Run, wanted: str | None, why: str, output: str) -> None:
-    """Show or set who pays for a call in a chain: its caller, the chain's root, or half each.
+    """Show or set who pays for a call in a chain.
 
-    Only chains that were proved move the bill (trust verified or key_bound). Calls that are in the
-    books stay with whom they were charged to.
+    The caller of each call, the chain's root for all of them, or half each (split). Only chains
+    that were proved move the bill (trust verified or key_bound). Calls that are in the books stay
+    with whom they were charged to.
     """
     from ledger import signing
     from ledger.tables import Column

@@ -51,10 +51,11 @@ def start(
     why: str,
     output: str,
 ) -> None:
-    """Start a run and print the token that its agents send as x-agent-chain.
+    """Start a run and print its chain token.
 
-    Whatever they spend is attributed to KEY as the root, with its labels as they are now. The token
-    is shown once. A key of the audience may send the run's id as x-agent-run instead.
+    Its agents send the token as x-agent-chain, each beside its own key. Whatever they spend is
+    attributed to KEY as the root, with its labels as they are now. The token is shown once. A key
+    of the audience may send the run's id as x-agent-run instead.
     """
     import secrets
 
@@ -107,7 +108,11 @@ def start(
 @format_option
 @pass_run
 def list_runs(run: Run, since: str, where: tuple[str, ...], limit: int, output: str) -> None:
-    """List runs, the newest first: those that were started, and those that calls belong to."""
+    """List runs, the newest first.
+
+    Those that were started, here or at the gateway, and those that callers named: a trace, a
+    session of Claude Code or Codex. Calls and cost are all of a run's, whenever they were made.
+    """
     from ledger import cli_input
     from ledger.reports import usd_text
     from ledger.tables import Column
@@ -138,10 +143,11 @@ def list_runs(run: Run, since: str, where: tuple[str, ...], limit: int, output: 
 @format_option
 @pass_run
 def show_run(run: Run, run_id: str, output: str) -> None:
-    """Draw the tree of a run: who called whom, and what each cost alone and with all below it.
+    """Draw a run: who called whom, and what it cost.
 
-    RUN is the id of any run, one that was started here as well as trace:... or claude-code:... .
-    Its total is the sum of its events.
+    Each hop shows what its own calls cost, and what they cost with all below it. RUN is the id of
+    any run, one that was started here as well as trace:... or claude-code:... . Its total is the
+    sum of its events.
     """
     from ledger import run_trees
 
@@ -162,7 +168,11 @@ def show_run(run: Run, run_id: str, output: str) -> None:
 @format_option
 @pass_run
 def end(run: Run, run_id: str, why: str, output: str) -> None:
-    """End a run: within a second neither its tokens nor its id are believed."""
+    """End a run, within a second.
+
+    Neither its tokens nor its id are believed any more: who still sends them pays for its own
+    calls.
+    """
     from ledger import runs as running
 
     with run.books() as db:

@@ -4,12 +4,13 @@ import base64
 import csv
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ledger import chains
+from ledger import chains, signing
 from ledger.stream import command
 from tests.integration.books import NOW_US, Books, facts
 from tests.integration.cli_run import Cli
@@ -117,7 +118,7 @@ def test_a_run_is_started_and_published(cli: Cli, books: Books) -> None:
         (root["key_id"],),
         (("agent", "coder"), ("agent", "researcher")),
     )
-    assert 7000 < chain.expires_at_us / 1e6 - NOW_US / 1e6 < 7300
+    assert 7100 < chain.expires_at_us / 1e6 - time.time() <= 7200
     assert (started["name"], started["why"], started["state"]) == ("report", "trying", "open")
     [budget] = [b for b in cli.json("budgets", "list") if b["name"] == started["budget"]]
     assert (budget["where"], budget["per"]) == ({"run": chain.run_id}, "total")
@@ -203,13 +204,19 @@ def test_the_tree_of_three_agents(cli: Cli, books: Books) -> None:
     [researcher] = planner["children"]
     [coder] = researcher["children"]
     assert [hop["agent"] for hop in (planner, researcher, coder)] == [
-        *("planner", "researcher", "coder")
+        "planner",
+        "researcher",
+        "coder",
     ]
     assert [hop["cost_nanos"] for hop in (planner, researcher, coder)] == [
-        *(50_000_000, 315_000_001, 1_400_000_000)
+        50_000_000,
+        315_000_001,
+        1_400_000_000,
     ]
     assert [hop["total_cost_nanos"] for hop in (planner, researcher, coder)] == [
-        *(1_765_000_001, 1_715_000_001, 1_400_000_000)
+        1_765_000_001,
+        1_715_000_001,
+        1_400_000_000,
     ]
     events = cli.json("events", "--where", f"run_id={run_id}")
     assert shown["cost_nanos"] == sum(event["cost_nanos"] or 0 for event in events)
@@ -221,7 +228,9 @@ def test_the_tree_of_three_agents(cli: Cli, books: Books) -> None:
     assert [(each["name"], each["calls"]) for each in researcher["called"]] == [("web_search", 2)]
     lines = list(csv.DictReader(io.StringIO(cli("runs", "show", run_id, "--format", "csv").stdout)))
     assert [(line["depth"], line["agent"]) for line in lines] == [
-        *(("0", "planner"), ("1", "researcher"), ("2", "coder"))
+        ("0", "planner"),
+        ("1", "researcher"),
+        ("2", "coder"),
     ]
     assert sum(int(line["cost_nanos"]) for line in lines) == shown["cost_nanos"]
     text = cli("runs", "show", run_id, COLUMNS="100").stdout
@@ -288,7 +297,9 @@ def test_runs_are_listed_with_what_they_cost(cli: Cli, books: Books) -> None:
         "trace:1": 300,
     }
     assert (found[run_id]["keys"], found[run_id]["root_team"], found[run_id]["trust"]) == (
-        *(2, "red", "verified"),
+        2,
+        "red",
+        "verified",
     )
     assert [found[name]["state"] for name in (run_id, "trace:1")] == ["open", ""]
 
@@ -349,7 +360,7 @@ def test_signing_keys_are_rotated(cli: Cli, books: Books) -> None:
     assert isinstance(chain, chains.Chain)
     assert known[second["kid"]].until_us > chain.expires_at_us
     soon = known[first["kid"]].from_us
-    assert 0 < soon - NOW_US < 60 * 10**6 * 5
+    assert 0 < soon - time.time_ns() // 1000 <= signing.LEAD_US
     able = chains.signing(known.values(), soon)
     assert able is not None
     assert able.kid == first["kid"]
@@ -381,7 +392,8 @@ def test_who_pays_is_set_and_on_record(cli: Cli, books: Books) -> None:
     shown = cli.json("chains", "billing")
     [change] = shown["changes"]
     assert (change["detail"], change["why"]) == (
-        *({"from": "caller", "to": "split"}, "agreed with finance"),
+        {"from": "caller", "to": "split"},
+        "agreed with finance",
     )
     assert "half each" in cli("chains", "billing").stdout
     assert cli("chains", "billing", "nobody").exit_code == 2

@@ -103,7 +103,9 @@ def test_a_hop_without_calls_is_put_up() -> None:
     calls = [group("a", "b", "c", cost_nanos=7)]
     top = grow(calls, summed(calls), root, known)
     assert [(hop.who, hop.own["calls"]) for _, hop in walk(top)] == [
-        *(("starter", 0), ("router", 0), ("agent c", 1))
+        ("starter", 0),
+        ("router", 0),
+        ("agent c", 1),
     ]
     nameless = grow(calls, summed(calls), None, {})
     assert [hop.who for _, hop in walk(nameless)] == ["a", "b", "agent c"]
