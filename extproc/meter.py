@@ -22,7 +22,7 @@ _MAX_TEXT: Final = 200
 @dataclass(slots=True, kw_only=True)
 class Call:
     """What is known of one call so far; the exchange fills it in. A call without a chain is a run
-    of its own.
+    of its own. `per_call`: it costs by the call, `price_nanos`, None where nobody set a price.
     """
 
     event_id: str
@@ -36,6 +36,8 @@ class Call:
     asked: Asked | None = None
     answer: Answer | None = None
     byok: bool = False
+    per_call: bool = False
+    price_nanos: int | None = None
     hold_nanos: int = 0
     shadow: Refusal | None = None
     refusal: Refusal | None = None
@@ -49,7 +51,7 @@ class Call:
     def free(self) -> bool:
         """Whether the provider charges nothing for this call, whatever it answers."""
         return self.operation == "other" and (
-            self.method in FREE_METHODS or self.path.endswith(_FREE_ENDS)
+            self.per_call or self.method in FREE_METHODS or self.path.endswith(_FREE_ENDS)
         )
 
 
@@ -157,9 +159,18 @@ def _identity(call: Call, policy: Policy) -> dict[str, Any]:
         "byok": call.byok,
         "policy_version": policy.version,
     }
+    if call.per_call:
+        fields |= _called(call)
     if call.who is not None:
         fields.update(call.who.columns)
     return fields
+
+
+def _called(call: Call) -> dict[str, Any]:
+    """The tool or the agent that a call is for."""
+    if call.operation == "agent_call":
+        return {"target_agent": clip(call.provider)}
+    return {"tool_name": clip(call.asked.tool_name)} if call.asked is not None else {}
 
 
 def rates_for(call: Call, policy: Policy, model: str, service_tier: str) -> Rates | None:
@@ -176,7 +187,7 @@ def clip(text: str) -> str:
 
 def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
     """Tokens, and how sure we are. What a provider did not say is estimated from what was seen."""
-    if call.outcome == "refused":
+    if call.outcome == "refused" or call.per_call:
         return Usage(), "none"
     said = answer.usage
     if said is not None and (answer.complete or not call.streamed):
@@ -214,6 +225,8 @@ def _cost(
         return 0, "none"
     if call.free:
         return 0, "free"
+    if call.per_call:
+        return _price_per_call(call)
     if usage == Usage():
         return (None, "unpriced") if call.operation == "other" else (0, "none")
     rates = rates_for(call, policy, model, service_tier)
@@ -222,6 +235,15 @@ def _cost(
     if rates is None:
         return None, "unpriced"
     return cost_nanos(rates, usage), price_source(rates, usage)
+
+
+def _price_per_call(call: Call) -> tuple[int, str]:
+    """The price is due unless the answer says that nothing was done. A tool or an agent has none
+    unless somebody set one, so that what has none is free, and not unpriced.
+    """
+    if call.price_nanos is None or (call.answer is not None and call.answer.performed is False):
+        return 0, "none"
+    return call.price_nanos, "per-call"
 
 
 def _ms(microseconds: int) -> int:

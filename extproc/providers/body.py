@@ -34,10 +34,13 @@ class Member(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A request object, and its size when written compactly in UTF-8."""
+    """A request object, and its size when written compactly in UTF-8. `compact`: it came so, hence
+    no name stands in it twice, at any depth.
+    """
 
     fields: dict[str, Any]
     size_bytes: int
+    compact: bool = False
 
 
 def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
@@ -53,7 +56,7 @@ def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
     except TypeError:  # nested deeper than orjson writes, though it reads it
         written = b""
     if written == body:  # as most clients write it; then nothing can be there twice
-        return Written(request, len(body))
+        return Written(request, len(body), compact=True)
     seen = set()
     for member in members(body):
         if member.name is None:

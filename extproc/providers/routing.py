@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from extproc.providers import anthropic, azure, compatible, openai
+from extproc.providers.a2a import A2a
+from extproc.providers.mcp import Mcp
 from extproc.providers.shape import Api
 
 APIS: Final[dict[str, Api]] = {
@@ -13,6 +15,8 @@ APIS: Final[dict[str, Api]] = {
     "azure": azure,
     "anthropic": anthropic,
     "compatible": compatible,
+    "mcp": Mcp(),
+    "a2a": A2a(),
 }
 _KNOWN: Final = ("openai", "anthropic", "gemini", "bedrock", "azure")
 
@@ -44,6 +48,11 @@ class Destination:
     @property
     def deployment(self) -> str:
         return azure.deployment(self.path) if self.api is azure else ""
+
+    @property
+    def per_call(self) -> bool:
+        """Whether calls cost, and not tokens: those of tools and of agents."""
+        return type(self.api) in (Mcp, A2a)
 
 
 def destination(path: str, told: Told) -> Destination:

@@ -17,6 +17,9 @@ class Asked:
     `max_output_tokens` is the stated maximum for one choice, None where the request states none.
     `usage_on_request`: this stream reports usage only if asked, and the client did not ask.
     `array_stream`: the stream comes as one JSON array, element by element.
+    `operation`: what the call is, where the body says it and not the path. `tool_name`: the tool
+    that is called. `api`: who reads the answer and words a refusal, where that depends on this very
+    request.
     """
 
     model: str
@@ -27,13 +30,17 @@ class Asked:
     usage_on_request: bool = False
     service_tier: str = ""
     array_stream: bool = False
+    operation: str = ""
+    tool_name: str = ""
+    api: "Api | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class BadRequest:
-    """The body cannot be metered; `says` is one sentence for the caller."""
+    """The body cannot be metered; `says` is one sentence for the caller. `api` as in `Asked`."""
 
     says: str
+    api: "Api | None" = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +50,7 @@ class Answer:
 
     `output_bytes` counts generated text (UTF-8) of all choices: the basis of an estimate where
     `usage` stays None. `failed`: the answer carries the API's error, whatever its HTTP status.
+    `performed`: whether a tool or an agent did its work, None where the answer has not said.
     """
 
     model: str = ""
@@ -53,6 +61,7 @@ class Answer:
     output_bytes: int = 0
     complete: bool = False
     failed: bool = False
+    performed: bool | None = None
 
 
 Event = tuple[bytes, bytes, bytes | None]

@@ -13,6 +13,15 @@ SELECT * FROM (
                'budget_id', budget_id, 'name', name, 'counts_from', counts_from, 'removed', removed,
                'version', version)
       FROM budgets WHERE version > %(version)s
+    UNION ALL
+    SELECT 'agent:' || name, version, jsonb_build_object(
+               'name', name, 'team', team, 'owner', owner, 'purpose', purpose, 'status', status,
+               'price_nanos', price_nanos, 'version', version)
+      FROM agents WHERE version > %(version)s
+    UNION ALL
+    SELECT 'tool:' || server || '/' || tool, version, jsonb_build_object(
+               'price_nanos', price_nanos, 'removed', price_nanos IS NULL, 'version', version)
+      FROM tool_prices WHERE version > %(version)s
 ) AS changes
 WHERE version < coalesce(
     (SELECT min(version) FROM budgets WHERE counted_at IS NULL AND NOT removed), 9223372036854775807)
