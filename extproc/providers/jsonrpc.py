@@ -119,6 +119,6 @@ def _take_message(answer: Answer, message: object, number: Id, take: Take) -> No
     its = message.get("id")
     if "error" in message and its in (number, None):
         answer.complete = answer.failed = True
-        answer.performed = False
+        answer.performed = answer.performed or False
     elif "result" in message and its == number:
         take(answer, mapping(message["result"]))

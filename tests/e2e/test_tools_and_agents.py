@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
+import yaml
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server import MCPServer
@@ -60,6 +61,16 @@ def message(text: str, method: str = "message/send") -> dict[str, Any]:
     """A JSON-RPC request that gives an agent a message."""
     said = {"kind": "message", "messageId": "m-1", "role": "user", "parts": [{"text": text}]}
     return {"jsonrpc": "2.0", "id": "r-1", "method": method, "params": {"message": said}}
+
+
+def gauges(stack: Stack, *names: str) -> dict[str, int]:
+    """Envoy's own numbers, now."""
+    config = yaml.safe_load((stack.data_dir / "envoy" / "envoy.yaml").read_text())
+    pipe = config["admin"]["address"]["pipe"]["path"]
+    with httpx.Client(transport=httpx.HTTPTransport(uds=pipe)) as admin:
+        said = admin.get("http://envoy/stats").text
+    pairs = (line.split(": ", 1) for line in said.splitlines())
+    return {name: int(value) for name, value in pairs if name in names}
 
 
 def official_server() -> MCPServer:
@@ -171,18 +182,26 @@ def test_other_methods_pass_and_cost_nothing(site: Site, key: str) -> None:
 
 
 def test_open_streams_of_a_server_hold_nothing(site: Site, key: str) -> None:
-    """A stream that stays open has its event at once, and takes no slot of its key's parallel
-    calls.
+    """A stream that stays open has its event at once, takes no slot of its key's parallel calls,
+    and none of the sidecar's.
     """
     narrow = site.stack.issue("--max-parallel", "1")
     headers = {"authorization": f"Bearer {narrow['key']}", "accept": "text/event-stream"}
     url = site.stack.gateway + "/mcp/tools"
-    with httpx.stream("GET", url, headers=headers) as first:
-        assert next(first.iter_bytes()).startswith(b": open")
+    with (
+        httpx.stream("GET", url, headers=headers) as first,
+        httpx.stream("GET", url, headers=headers) as second,
+    ):
+        pieces = [first.iter_bytes(), second.iter_bytes()]
+        assert [next(each)[:6] for each in pieces] == [b": open"] * 2
         assert site.stack.event(first.headers[EVENT_ID])["price_source"] == "free"
-        with httpx.stream("GET", url, headers=headers) as second:
-            assert second.status_code == 200
-            assert site.call("echo", narrow["key"]).status_code == 200
+        assert site.call("echo", narrow["key"]).status_code == 200
+        assert site.tools.open_streams == 2
+        active = {
+            "cluster.tollkeeper.upstream_rq_active": 0,
+            "http.gateway.downstream_rq_active": 2,
+        }
+        until(lambda: gauges(site.stack, *active) == active, what="no sidecar waits for a stream")
     until(lambda: site.tools.open_streams == 0, what="the server's streams are closed")
 
 
