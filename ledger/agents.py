@@ -7,7 +7,7 @@ from typing import Any, Final
 from psycopg.types.json import Jsonb
 
 from ledger.db import Row, Session
-from ledger.issue import RefusedError, clean_label
+from ledger.issue import RefusedError, clean_label, is_blank
 
 MANDATORY: Final = ("team", "owner", "purpose")
 STATUSES: Final = ("active", "suspended", "retired")
@@ -101,7 +101,7 @@ def _write(session: Session, row: Row, changes: Mapping[str, Any]) -> Row:
 
 
 def _mandatory(name: str, value: str | None) -> str:
-    if not (value or "").strip():
+    if is_blank(value or ""):
         raise RefusedError(
             f"The {name} is blank; an agent has a name, a team, an owner and a purpose."
             if name in ("name", *MANDATORY)

@@ -64,7 +64,7 @@ class IssuedKey:
 def clean_label(name: str, value: str | None) -> str:
     """The value as it is stored, composed and without blanks around it; raises RefusedError."""
     text = unicodedata.normalize("NFC", value or "").strip()
-    if not any(unicodedata.category(c)[0] in "LNPS" and c not in _LOOKS_BLANK for c in text):
+    if is_blank(text):
         raise RefusedError(
             f"The key needs --{name}: owner, team, agent and workload are mandatory and not blank."
             if name in REQUIRED_LABELS
@@ -77,6 +77,11 @@ def clean_label(name: str, value: str | None) -> str:
     if any(c in _LOOKS_BLANK or unicodedata.category(c) in _INVISIBLE for c in text):
         raise RefusedError(f"The label {name} holds a character that cannot be seen; remove it.")
     return text
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen."""
+    return not any(unicodedata.category(c)[0] in "LNPS" and c not in _LOOKS_BLANK for c in text)
 
 
 def clean_labels(labels: Mapping[str, str], reserved: frozenset[str]) -> dict[str, str]:

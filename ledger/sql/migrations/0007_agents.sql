@@ -67,6 +67,7 @@ CREATE TRIGGER tool_prices_version BEFORE INSERT OR UPDATE ON tool_prices
     FOR EACH ROW EXECUTE FUNCTION take_directory_version();
 
 -- No path issues a key to a retired agent, nor hands it one; the lock makes a retirement under way wait or be seen.
+-- By their names these run before `keys_before_write`: an agent is locked before the directory, here as in a retirement.
 CREATE FUNCTION keys_need_an_agent_at_work() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM agents WHERE name = NEW.agent AND status = 'retired' FOR SHARE;
@@ -76,10 +77,10 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
-CREATE TRIGGER keys_need_an_agent_at_work_insert BEFORE INSERT ON keys
+CREATE TRIGGER keys_agent_at_work_on_insert BEFORE INSERT ON keys
     FOR EACH ROW EXECUTE FUNCTION keys_need_an_agent_at_work();
-CREATE TRIGGER keys_need_an_agent_at_work_update BEFORE UPDATE OF agent ON keys
-    FOR EACH ROW WHEN (NEW.agent <> OLD.agent) EXECUTE FUNCTION keys_need_an_agent_at_work();
+CREATE TRIGGER keys_agent_at_work_on_update BEFORE UPDATE OF agent ON keys
+    FOR EACH ROW WHEN (NEW.agent IS DISTINCT FROM OLD.agent) EXECUTE FUNCTION keys_need_an_agent_at_work();
 
 -- `ledger tools list` and `ledger agents show` look for these among all events.
 CREATE INDEX events_of_tools ON events (provider, tool_name, occurred_at) WHERE tool_name <> '';
