@@ -5,9 +5,12 @@ became of it. Knows no gateway and no agent.
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import orjson
+
 from extproc.providers import jsonrpc
 from extproc.providers.fields import label, mapping, parse, text
 from extproc.providers.jsonrpc import Id
+from extproc.providers.limits import limit_fields
 from extproc.providers.paths import segments
 from extproc.providers.shape import Answer, Asked, BadRequest, Stream
 from extproc.refusal import Refusal
@@ -23,6 +26,13 @@ _OVER: Final = frozenset(
 its client.
 """
 _FAILED: Final = frozenset(("failed", "rejected"))
+_STATUSES: Final = {
+    402: "RESOURCE_EXHAUSTED",
+    403: "PERMISSION_DENIED",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+}
 _STATE_PREFIX: Final = "task-state-"
 
 
@@ -74,10 +84,10 @@ class A2a:
         return _RestStream() if self.rest else jsonrpc.AnswerStream(self.number, _take)
 
     def refuse(self, refusal: Refusal) -> bytes:
-        return jsonrpc.error(refusal, self.number)
+        return _status(refusal) if self.rest else jsonrpc.error(refusal, self.number)
 
     def refuse_stream(self, operation: str, refusal: Refusal, content_type: str = "") -> bytes:
-        return jsonrpc.error_event(refusal, self.number)
+        return b"data: %s\n\n" % self.refuse(refusal)
 
 
 class _RestStream:
@@ -115,6 +125,26 @@ def _take(answer: Answer, result: dict[str, Any]) -> None:
     answer.performed = state != "rejected"
     answer.failed = state in _FAILED
     answer.complete = state in _OVER or task.get("final") is True
+
+
+def _status(refusal: Refusal) -> bytes:
+    """The error of the HTTP+JSON binding, a `google.rpc.Status`; our fields are its `metadata`."""
+    limits = {
+        name: str(value) for name, value in limit_fields(refusal).items() if value is not None
+    }
+    info = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": refusal.code.upper(),
+        "domain": "tollkeeper",
+        "metadata": {"code": refusal.code, **limits},
+    }
+    error = {
+        "code": refusal.status,
+        "status": _STATUSES.get(refusal.status, "INVALID_ARGUMENT"),
+        "message": refusal.message,
+        "details": [info],
+    }
+    return orjson.dumps({"error": error})
 
 
 def _state(value: object) -> str:

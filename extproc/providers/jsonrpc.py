@@ -80,11 +80,6 @@ def error(refusal: Refusal, number: Id) -> bytes:
     return orjson.dumps({"jsonrpc": "2.0", "id": number, "error": said})
 
 
-def error_event(refusal: Refusal, number: Id) -> bytes:
-    """The same as an event that ends a stream."""
-    return b"event: message\ndata: %s\n\n" % error(refusal, number)
-
-
 def read_answer(body: bytes, number: Id, take: Take) -> Answer:
     """A whole answer of any status."""
     message, answer = parse(body), Answer()

@@ -54,7 +54,7 @@ class Mcp:
         return jsonrpc.error(refusal, self.number)
 
     def refuse_stream(self, operation: str, refusal: Refusal, content_type: str = "") -> bytes:
-        return jsonrpc.error_event(refusal, self.number)
+        return b"data: %s\n\n" % self.refuse(refusal)
 
 
 def _take(answer: Answer, result: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ from extproc.budget import Admitted
 from extproc.events import CONTINUE, BodyMode, Continue, Respond
 from extproc.exchange import Exchange, Reserve
 from extproc.policy import Policy
+from extproc.providers.a2a import A2a
+from extproc.providers.mcp import Mcp
 from extproc.providers.routing import Told
 from extproc.refusal import Refusal
 from ledger.event import MeteredEvent
@@ -318,6 +320,24 @@ def test_an_agent_out_of_work_may_neither_call_nor_be_called(status: str) -> Non
     assert event_of(exchange).target_agent == "coder"
     listing = {"jsonrpc": "2.0", "id": 1, "method": "tasks/get", "params": {"id": "t-1"}}
     assert asked(listing, CODER, rules(agent__coder=agent("coder", status)))[1] is CONTINUE
+
+
+def test_the_http_binding_of_an_agent_is_refused_in_its_own_shape() -> None:
+    """A `google.rpc.Status`, with our code as its reason; a stream would end with the same."""
+    made = rules(agent__coder=agent("coder", "suspended"))
+    exchange = Exchange(made, "e", CODER)
+    exchange.receive(ask("/a2a/coder/v1/message:send"), NOW_US)
+    reply = exchange.receive(body(json.dumps({"message": {"parts": []}})), NOW_US)
+    assert isinstance(reply, Respond)
+    error = json.loads(reply.body)["error"]
+    assert (error["code"], error["status"]) == (403, "PERMISSION_DENIED")
+    assert error["details"][0]["reason"] == "AGENT_SUSPENDED"
+    refusal = Refusal(status=402, code="budget_spent", message="Spent.")
+    for api, shape in ((A2a(rest=True), "status"), (A2a("a"), "data"), (Mcp("a"), "data")):
+        event = api.refuse_stream("agent_call", refusal)
+        assert event.startswith(b"data: ")
+        assert event.endswith(b"\n\n")
+        assert shape in json.loads(event[6:])["error"]
 
 
 def test_agents_come_and_go_with_the_directory() -> None:
