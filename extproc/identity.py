@@ -13,7 +13,7 @@ from extproc.refusal import Refusal
 
 OUR_PREFIX: Final = "x-tollkeeper-"
 KEY_HEADER: Final = "x-tollkeeper-key"
-_PRIVATE: Final = frozenset(("baggage", "x-agent-chain"))
+_PRIVATE: Final = frozenset(("baggage", "x-agent-chain", "x-agent-run"))
 _CREDENTIALS: Final = frozenset(("authorization", "x-api-key", "api-key", "x-goog-api-key"))
 _KEY_START: Final = b"tk-"
 _BEARER: Final = b"bearer "

@@ -8,6 +8,7 @@ from typing import Any, Final
 from extproc.budget import settled
 from extproc.identity import Attribution
 from extproc.policy import Policy
+from extproc.providers.routing import OWN_PROVIDER
 from extproc.providers.shape import Answer, Asked
 from extproc.refusal import Refusal
 from ledger.event import TOKEN_FIELDS, MeteredEvent, Usage
@@ -51,7 +52,10 @@ class Call:
     def free(self) -> bool:
         """Whether the provider charges nothing for this call, whatever it answers."""
         return self.operation == "other" and (
-            self.per_call or self.method in FREE_METHODS or self.path.endswith(_FREE_ENDS)
+            self.per_call
+            or self.method in FREE_METHODS
+            or self.path.endswith(_FREE_ENDS)
+            or self.provider == OWN_PROVIDER
         )
 
 

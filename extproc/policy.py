@@ -10,12 +10,20 @@ from extproc.agents import Agent, agent_from_document, price_from_document
 from extproc.estimate import Estimates
 from extproc.identity import Attribution, Key, key_from_document
 from ledger.budgets import Budget, from_document, matches
+from ledger.chains import Run, SigningKey, run_from_document
+from ledger.chains import key_from_document as signing_key_from_document
+from ledger.event import BILLINGS
 from ledger.keyspace import Keyspace
 from ledger.prices import RateTable
 
 _EVERY_CALL: Final = ("", "")
 MAX_BINDINGS: Final = 50_000
 """Remembered (key, provider) -> budgets pairs; the memory starts over when it is full."""
+MAX_RUNS: Final = 100_000
+MAX_SIGNING_KEYS: Final = 64
+_UNBOUND: Final = ("run:", "chain_key:", "setting:chain", "agent:", "tool:")
+"""Documents that change neither whom a key's calls are attributed to nor which budgets count them.
+"""
 
 
 @dataclass(slots=True)
@@ -42,6 +50,10 @@ class Policy:
     agents: dict[str, Agent] = field(default_factory=dict)
     tools: dict[str, int | None] = field(default_factory=dict)
     """`server/tool`, or `server/*` for all of a server -> what a call costs in nanodollars."""
+    signing_keys: dict[str, SigningKey] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+    billing: str = "caller"
+    """Who is billed for a call in a chain that is proved: its caller, its root, or both."""
     _names: dict[str, bytes] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     _bindings: dict[tuple[Any, ...], tuple[Budget, ...]] = field(default_factory=dict)
@@ -50,6 +62,10 @@ class Policy:
     _index: dict[tuple[str, str], list[Budget]] | None = None
 
     def key(self, digest: bytes | None) -> Key | None:
+        return self.keys.get(digest) if digest is not None else None
+
+    def key_named(self, key_id: str) -> Key | None:
+        digest = self._names.get(key_id)
         return self.keys.get(digest) if digest is not None else None
 
     def attribution(self, key: Key) -> Attribution:
@@ -113,6 +129,9 @@ class Policy:
         self.agents.clear()
         self.tools.clear()
         self._names.clear()
+        self.signing_keys.clear()
+        self.runs.clear()
+        self.billing = "caller"
         complaints = [self._apply(name, document) for name, document in documents.items()]
         self._forget()
         self.version = version
@@ -124,7 +143,8 @@ class Policy:
         wrong with it, if anything.
         """
         complaint = self._apply(name, document)
-        self._forget()
+        if not name.startswith(_UNBOUND):
+            self._forget()
         version = document.get("version")
         self.version = max(self.version, version if isinstance(version, int) else 0)
         return complaint
@@ -147,8 +167,32 @@ class Policy:
                 self.tools.pop(identity, None)
                 if not document.get("removed"):
                     self.tools[identity] = price_from_document(document)
+            elif kind == "run":
+                return self._apply_run(identity, document)
+            elif kind == "chain_key":
+                return self._apply_signing_key(identity, document)
+            elif name == "setting:chain":
+                self.billing = _billing(document)
         except (KeyError, TypeError, ValueError) as error:
             return f"The directory document {name} cannot be used and is ignored: {error!r}"
+        return ""
+
+    def _apply_run(self, run_id: str, document: Mapping[str, Any]) -> str:
+        self.runs.pop(run_id, None)
+        if document.get("removed"):
+            return ""
+        if len(self.runs) >= MAX_RUNS:
+            return f"The directory has more than {MAX_RUNS:,} runs; {run_id} is ignored."
+        self.runs[run_id] = run_from_document(document)
+        return ""
+
+    def _apply_signing_key(self, kid: str, document: Mapping[str, Any]) -> str:
+        self.signing_keys.pop(kid, None)
+        if document.get("removed"):
+            return ""
+        if len(self.signing_keys) >= MAX_SIGNING_KEYS:
+            return f"The directory has more than {MAX_SIGNING_KEYS} chain keys; {kid} is ignored."
+        self.signing_keys[kid] = signing_key_from_document(document)
         return ""
 
     def _forget(self) -> None:
@@ -168,3 +212,10 @@ class Policy:
             key = key_from_document(document)
             self._names[key_id] = key.digest
             self.keys[key.digest] = key
+
+
+def _billing(document: Mapping[str, Any]) -> str:
+    said = str(document.get("billing") or "caller")
+    if said not in BILLINGS:
+        raise ValueError(f"billing {said!r} is not one of {', '.join(BILLINGS)}")
+    return said

@@ -18,6 +18,8 @@ APIS: Final[dict[str, Api]] = {
     "mcp": Mcp(),
     "a2a": A2a(),
 }
+OWN_PROVIDER: Final = "tollkeeper"
+"""What the route to the gateway's own API says, and its events: no provider is behind it."""
 _KNOWN: Final = ("openai", "anthropic", "gemini", "bedrock", "azure")
 
 

@@ -16,7 +16,8 @@ class Asked:
 
     `max_output_tokens` is the stated maximum for one choice, None where the request states none.
     `usage_on_request`: this stream reports usage only if asked, and the client did not ask.
-    `array_stream`: the stream comes as one JSON array, element by element.
+    `array_stream`: the stream comes as one JSON array, element by element. `prompt_cache_key`: what
+    the client groups requests of one conversation by.
     `operation`: what the call is, where the body says it and not the path. `tool_name`: the tool
     that is called. `api`: who reads the answer and words a refusal, where that depends on this very
     request.
@@ -33,6 +34,7 @@ class Asked:
     operation: str = ""
     tool_name: str = ""
     api: "Api | None" = None
+    prompt_cache_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

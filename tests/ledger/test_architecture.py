@@ -43,6 +43,10 @@ PURE: Final = (
     "ledger.balances",
     "ledger.explain",
     "ledger.plans",
+    "ledger.run_trees",
+    "ledger.chains",
+    "extproc.signals",
+    "extproc.own_api",
 )
 SIDECAR_MAY_IMPORT: Final = (
     "ledger.money",
@@ -51,6 +55,7 @@ SIDECAR_MAY_IMPORT: Final = (
     "ledger.price_list",
     "ledger.budgets",
     "ledger.keyspace",
+    "ledger.chains",
 )
 # I/O, clocks and randomness: what a pure module takes as an argument instead.
 WORLD: Final = (
