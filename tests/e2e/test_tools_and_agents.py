@@ -3,7 +3,6 @@ refused. The official MCP client and server are the independent voice.
 """
 
 import asyncio
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -411,11 +410,67 @@ def test_an_agent_that_is_suspended_neither_calls_nor_is_called(site: Site) -> N
     ]
 
 
-def test_a_token_of_the_next_hop_never_comes_from_a_client(site: Site, key: str) -> None:
-    """What a client claims of a chain does not reach the agent as it was claimed."""
-    headers = {"authorization": f"Bearer {key}", "x-agent-chain": "forged", "baggage": "a=b"}
-    httpx.post(site.stack.gateway + "/a2a/coder", json=message("hello"), headers=headers)
-    arrived: Arrived = site.agent.arrived[-1]
-    assert arrived.headers.get("x-agent-chain") != "forged"
-    assert "a=b" not in arrived.headers.get("baggage", "")
-    assert json.dumps(arrived.body)
+@pytest.mark.parametrize("method", ["message/send", "message/stream"])
+def test_an_agent_that_calls_another_takes_its_run_along(site: Site, method: str) -> None:
+    """A calls B through the gateway; B calls a model with the token that came with its message: one
+    run, whose root and B's parent are A.
+    """
+    stack = site.stack
+
+    def key_of(agent: str, team: str) -> dict[str, Any]:
+        labels = ("--owner", "ann", "--team", team, "--agent", agent, "--workload", "nightly")
+        issued: dict[str, Any] = stack.json("keys", "issue", *labels)
+        stack.until_known(issued["key"])
+        return issued
+
+    planner, coder = key_of("planner", "planning"), key_of("coder", "coding")
+    answers: list[httpx.Response] = []
+
+    def work(arrived: Arrived) -> str:
+        token = arrived.headers["x-agent-chain"]
+        assert f"x-agent-chain={token}" in arrived.headers["baggage"]
+        answers.append(
+            httpx.post(
+                stack.gateway + "/openai/v1/chat/completions",
+                json={"model": "gpt-4o", "messages": [], "max_tokens": 9},
+                headers={"authorization": f"Bearer {coder['key']}", "x-agent-chain": token},
+            )
+        )
+        return "done"
+
+    site.agent.work = work
+    try:
+        forged = {"x_agent_chain": "forged", "baggage": "tenant=blue"}
+        call = site.event(site.post("/a2a/coder", message("x", method), planner["key"], **forged))
+    finally:
+        site.agent.work = lambda arrived: "done"
+    [answer] = answers
+    assert answer.status_code == 200
+    hop = site.event(answer)
+    assert (call["operation"], call["target_agent"], call["depth"]) == ("agent_call", "coder", 0)
+    assert call["chain_fault"] == "malformed"
+    assert call["run_id"] == hop["run_id"]
+    assert (hop["depth"], hop["chain_trust"]) == (1, "verified")
+    assert (hop["root_key_id"], hop["parent_key_id"]) == (planner["key_id"],) * 2
+    assert (hop["root_team"], hop["team"], hop["agent"]) == ("planning", "coding", "coder")
+    assert stack.json("runs", "show", call["run_id"])["events"] == 2
+
+
+def test_only_the_agent_that_is_called_may_continue_the_run(site: Site, key: str) -> None:
+    """What the token says is for its audience: another key that steals it charges nobody else."""
+    arrived = site.agent.arrived
+    assert site.send("hello", key).status_code == 200
+    token = arrived[-1].headers["x-agent-chain"]
+    thief = site.stack.issue(team="thieves")
+    answer = httpx.post(
+        site.stack.gateway + "/openai/v1/chat/completions",
+        json={"model": "gpt-4o", "messages": [], "max_tokens": 9},
+        headers={"authorization": f"Bearer {thief['key']}", "x-agent-chain": token},
+    )
+    event = site.event(answer)
+    assert (event["chain_trust"], event["root_team"], event["depth"]) == ("", "thieves", 0)
+    assert event["chain_fault"]
+    listing = {"jsonrpc": "2.0", "id": 1, "method": "tasks/get", "params": {"id": "t-1"}}
+    site.post("/a2a/coder", listing, key, x_agent_chain="forged", baggage="tenant=blue")
+    assert "x-agent-chain" not in arrived[-1].headers
+    assert "baggage" not in arrived[-1].headers
