@@ -154,7 +154,7 @@ def test_a_tools_price_is_published_and_taken_away(cli: Cli, books: Books) -> No
     cli.json("tools", "price", "search/*", "--per-call", "0")
     assert published(books, "tool:search/*")["price_nanos"] == 0
     cli.json("tools", "price", "search/web/page", "--per-call", "none")
-    assert published(books, "tool:search/web/page")["removed"] is True
+    assert not command(books.redis, "HEXISTS", books.keys.directory, "tool:search/web/page")
     [first, *_] = books.rows("SELECT who, why, price_nanos FROM tool_price_changes ORDER BY 1, 2")
     assert first["who"]
     assert books.one("SELECT count(*) FROM tool_price_changes WHERE why = 'deal'") == 1
