@@ -40,6 +40,7 @@ from enum import Enum, auto
 from math import inf
 from typing import Any, Final, overload
 
+from extproc.agents import refuse_agent
 from extproc.budget import Admitted, Plan
 from extproc.chain import Followed, follow, follow_body, onward
 from extproc.events import (
@@ -63,7 +64,7 @@ from extproc.meter import Call, Draft, Settlement, draft, meter
 from extproc.own_api import MAX_BODY_BYTES, answer, refuse_call, start_run
 from extproc.policy import Policy
 from extproc.providers.routing import OWN_PROVIDER, Destination, Told, destination
-from extproc.providers.shape import Answer, BadRequest
+from extproc.providers.shape import Answer, Asked, BadRequest
 from extproc.reading import FRAMINGS, StreamedAnswer
 from extproc.refusal import Refusal
 from extproc.signals import BAGGAGE, CHAIN_HEADER, SIGNALS, onward_headers
@@ -184,10 +185,13 @@ class Exchange:
         call.has_body = not event.ended
         method = "POST" if call.has_body else call.method
         call.operation = target.api.operation(method, target.path)
+        call.per_call = target.per_call
         if not self._policy.ready:
             return self._refuse(_NOT_READY)
         key = self._policy.key(presented.digest)
         refusal = refuse_key(key, presented.digest is not None, now_us)
+        if refusal is None and key is not None:
+            refusal = refuse_agent(self._policy.agents.get(key.agent))
         call.who = self._policy.attribution(key) if key is not None else None
         if call.who is not None and (event.claims or call.who.key.customer_header):
             call.who = proven(call.who, event, self._policy.principal_claims)
@@ -302,6 +306,8 @@ class Exchange:
         if call.provider == OWN_PROVIDER:
             return self._start_run(body, now_us)
         asked = api.read_request(call.operation, body, self._destination.path_and_query)
+        if asked.api is not None:
+            self._destination = replace(self._destination, api=asked.api)
         if isinstance(asked, BadRequest):
             return self._refuse(_malformed(asked.says))
         if deployment := self._destination.deployment:
@@ -319,8 +325,27 @@ class Exchange:
             self._hand_on(now_us)
         self._body = body
         self._injected = asked.usage_on_request
-        hold = hold_asked(call, self._policy, now_us)
-        return self._refuse(hold) if isinstance(hold, Refusal) else self._reserve(hold)
+        hold = self._hold_asked(asked, now_us)
+        if isinstance(hold, Refusal):
+            return self._refuse(hold)
+        if call.free and not hold.plan.shares:
+            self.state = State.UPSTREAM
+            return CONTINUE
+        return self._reserve(hold)
+
+    def _hold_asked(self, asked: Asked, now_us: int) -> Hold | Refusal:
+        """What to hold for the request that was read."""
+        call, policy = self._call, self._policy
+        if not call.per_call:
+            return hold_asked(call, policy, now_us)
+        if call.operation == "other":
+            return hold_unread(call, policy, now_us)
+        if call.operation == "agent_call":
+            refusal = refuse_agent(policy.agents.get(call.provider))
+            if refusal is not None:
+                return refusal
+        call.price_nanos = policy.price_per_call(call.operation, call.provider, asked.tool_name)
+        return hold_asked(call, policy, now_us)
 
     def _reserve(self, hold: Hold) -> Action:
         self._hold = hold
@@ -462,6 +487,7 @@ class Exchange:
         call.answer = answer = self._destination.api.read_answer(call.operation, body)
         self._complete(answer)
         readable = answer.usage is not None or answer.output_bytes > 0
+        readable = readable or answer.performed is not None
         if call.http_status >= 400 or answer.failed:
             call.outcome = "provider_error"
         elif readable:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from extproc.agents import Agent, agent_from_document, price_from_document
 from extproc.estimate import Estimates
 from extproc.identity import PRINCIPAL_CLAIMS, Attribution, Key, key_from_document
 from ledger.budgets import Budget, from_document, matches
@@ -20,7 +21,7 @@ MAX_BINDINGS: Final = 50_000
 """Remembered (key, provider) -> budgets pairs; the memory starts over when it is full."""
 MAX_RUNS: Final = 100_000
 MAX_SIGNING_KEYS: Final = 64
-_UNBOUND: Final = ("run:", "chain_key:", "setting:chain")
+_UNBOUND: Final = ("run:", "chain_key:", "setting:chain", "agent:", "tool:")
 """Documents that change neither whom a key's calls are attributed to nor which budgets count them.
 """
 
@@ -48,6 +49,9 @@ class Policy:
     ready: bool = False
     keys: dict[bytes, Key] = field(default_factory=dict)
     budgets: dict[str, Budget] = field(default_factory=dict)
+    agents: dict[str, Agent] = field(default_factory=dict)
+    tools: dict[str, int | None] = field(default_factory=dict)
+    """`server/tool`, or `server/*` for all of a server -> what a call costs in nanodollars."""
     signing_keys: dict[str, SigningKey] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     billing: str = "caller"
@@ -97,6 +101,14 @@ class Policy:
         labels = who.selectors(provider) | {"run": run_id}
         return found + tuple(budget for budget in of_run if matches(budget, labels))
 
+    def price_per_call(self, operation: str, provider: str, tool_name: str) -> int | None:
+        """What one call of a tool or an agent costs; None where nobody set a price."""
+        if operation == "agent_call":
+            agent = self.agents.get(provider)
+            return agent.price_nanos if agent is not None else None
+        price = self.tools.get(f"{provider}/{tool_name}")
+        return self.tools.get(f"{provider}/*") if price is None else price
+
     def note(self, budget_id: str, left: int) -> None:
         """Remember what was left of a throttling budget when the store last looked."""
         self.left[budget_id] = left
@@ -116,6 +128,8 @@ class Policy:
         """Take a whole snapshot: what it does not name is gone. Returns what was wrong with it."""
         self.keys.clear()
         self.budgets.clear()
+        self.agents.clear()
+        self.tools.clear()
         self._names.clear()
         self.signing_keys.clear()
         self.runs.clear()
@@ -149,6 +163,12 @@ class Policy:
                     budget = from_document(document)
                     shadow = replace(budget, on_exceed="shadow") if self.shadow else budget
                     self.budgets[identity] = shadow
+            elif kind == "agent":
+                self.agents[identity] = agent_from_document(document)
+            elif kind == "tool":
+                self.tools.pop(identity, None)
+                if not document.get("removed"):
+                    self.tools[identity] = price_from_document(document)
             elif kind == "run":
                 return self._apply_run(identity, document)
             elif kind == "chain_key":

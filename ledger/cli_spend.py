@@ -121,7 +121,9 @@ def events(
         found = books.newest_events(session, question, most + 1)
     rows = [reports.event(row) for row in found[:most]]
     if output == "table":
-        rows = [{**row, "result": reports.result(row)} for row in rows]
+        rows = [
+            {**row, "called": reports.called(row), "result": reports.result(row)} for row in rows
+        ]
     show(output, _event_columns(), rows, empty="No calls.")
     if len(found) > most:
         hint(f"These are the newest {most}; --limit shows more.")
@@ -164,7 +166,7 @@ def _event_columns() -> "list[Column]":
         Column("occurred_at", "Time (UTC)", "time"),
         Column("team", "Team"),
         Column("agent", "Agent"),
-        Column("model", "Model"),
+        Column("called", "Called"),
         Column("result", "Result"),
         Column("input_tokens", "Input", "tokens"),
         Column("output_tokens", "Output", "tokens"),

@@ -21,6 +21,8 @@ class Asked:
     the client groups requests of one conversation by.
     `operation`: where the body, not the path, says which API it is of. `fixed`: no maximum can be
     given to this request. `stamp` writes the event's id into a body, where the API has a place.
+    `tool_name`: the tool that is called. `api`: who reads the answer and words a refusal, where
+    that depends on this very request.
     """
 
     model: str
@@ -34,14 +36,17 @@ class Asked:
     operation: str = ""
     fixed: bool = False
     stamp: Callable[[bytes, str], bytes] | None = None
+    tool_name: str = ""
+    api: "Api | None" = None
     prompt_cache_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class BadRequest:
-    """The body cannot be metered; `says` is one sentence for the caller."""
+    """The body cannot be metered; `says` is one sentence for the caller. `api` as in `Asked`."""
 
     says: str
+    api: "Api | None" = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +56,7 @@ class Answer:
 
     `output_bytes` counts generated text (UTF-8) of all choices: the basis of an estimate where
     `usage` stays None. `failed`: the answer carries the API's error, whatever its HTTP status.
+    `performed`: whether a tool or an agent did its work, None where the answer has not said.
     """
 
     model: str = ""
@@ -61,6 +67,7 @@ class Answer:
     output_bytes: int = 0
     complete: bool = False
     failed: bool = False
+    performed: bool | None = None
 
 
 Event = tuple[bytes, bytes, bytes | None]

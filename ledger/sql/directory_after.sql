@@ -29,6 +29,15 @@ SELECT * FROM (
     UNION ALL
     SELECT 'setting:' || name, version, document || jsonb_build_object('version', version)
       FROM published_settings WHERE version > %(version)s
+    UNION ALL
+    SELECT 'agent:' || name, version, jsonb_build_object(
+               'name', name, 'team', team, 'owner', owner, 'purpose', purpose, 'status', status,
+               'price_nanos', price_nanos, 'version', version)
+      FROM agents WHERE version > %(version)s
+    UNION ALL
+    SELECT 'tool:' || server || '/' || tool, version, jsonb_build_object(
+               'price_nanos', price_nanos, 'removed', price_nanos IS NULL, 'version', version)
+      FROM tool_prices WHERE version > %(version)s
 ) AS changes
 WHERE version < coalesce(
     (SELECT min(version) FROM budgets WHERE counted_at IS NULL AND NOT removed), 9223372036854775807)

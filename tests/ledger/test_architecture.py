@@ -14,6 +14,7 @@ WIRING: Final = ("settings", "__main__", "worker", "demo", "cli_up")
 VAGUE: Final = frozenset(("utils", "helpers", "common", "manager", "base"))
 PURE: Final = (
     "extproc.events",
+    "extproc.agents",
     "extproc.exchange",
     "extproc.identity",
     "extproc.chain",
