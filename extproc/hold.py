@@ -9,7 +9,9 @@ learned   A stream holds what this key's answers from this model hardly exceed, 
 cap       The request is given a maximum: the model's ceiling, and less where less is left.
 ceiling   The model's ceiling is held, and stated.
 
-Only budgets that block can ask for a maximum; without any, a request goes as it came.
+Only budgets that block can ask for a maximum; without any, a request goes as it came. So does one
+that cannot be changed (`fixed`: signed by its caller, or of a model whose body is not known): the
+ceiling is held for it, and its stream may outgrow that as far as the budget allows.
 """
 
 from dataclasses import dataclass
@@ -60,6 +62,8 @@ def hold_asked(call: Call, policy: Policy, now_us: int) -> Hold | Refusal:
     """For a metered call whose request has been read."""
     assert call.asked is not None
     assert call.who is not None
+    if call.per_call:
+        return _hold_price(call, policy, now_us)
     asked, budgets = call.asked, _budgets(call, policy)
     hard = [b for b in budgets if b.on_exceed != "shadow" and b.unit in ("usd", "tokens")]
     rates = rates_for(call, policy, asked.model, asked.service_tier)
@@ -74,6 +78,16 @@ def hold_asked(call: Call, policy: Policy, now_us: int) -> Hold | Refusal:
     least, most, states, grows = _output(call, policy, hard, rates, asked.max_output_tokens)
     plan = _plan(call, policy, now_us, budgets, costs, least, most)
     return Hold(plan, costs.nanos, costs.nanos_per_token, states, grows)
+
+
+def _hold_price(call: Call, policy: Policy, now_us: int) -> Hold:
+    """Exactly the price of a call that costs by the call. It uses no tokens, and without a price no
+    money.
+    """
+    price = call.price_nanos or 0
+    units = ("usd", "calls", "parallel") if price else ("calls", "parallel")
+    budgets = tuple(b for b in _budgets(call, policy) if b.unit in units)
+    return Hold(_plan(call, policy, now_us, budgets, Costs(nanos=price), 0, 0), price)
 
 
 def hold_growth(call: Call, policy: Policy, hold: Hold, granted: int, now_us: int) -> Plan:
@@ -122,6 +136,8 @@ def _output(
     likely = min(likely, ceiling)
     if not hard:
         return likely, likely, False, False
+    if call.asked.fixed and not (call.asked.streamed and mode == "learned"):
+        return ceiling, ceiling, False, call.asked.streamed
     if mode == "ceiling":
         return ceiling, ceiling, True, False
     if mode == "cap":

@@ -49,11 +49,6 @@ class ArrayStream:
         self._quoted = False  # a string goes on beyond what is held
         self._skipping = False
 
-    @property
-    def pending(self) -> int:
-        """Bytes that are held: those after the last element, the end of the array included."""
-        return len(self._held)
-
     def feed(self, chunk: bytes) -> list[tuple[bytes, bytes]]:
         """The elements that `chunk` completes; their type is empty."""
         return [(event, data) for _, event, data in self.split(chunk) if data is not None]

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from extproc.identity import PRINCIPAL_CLAIMS
+
 
 def _env(name: str, default: Any, says: str) -> Any:
     return field(default=default, metadata={"env": name, "help": says})
@@ -62,6 +64,16 @@ class Settings:
     azure_deployments: str = _env(
         "TOLLKEEPER_AZURE_DEPLOYMENTS", "", "models behind Azure deployments: NAME=MODEL,NAME=MODEL"
     )
+    principal_claims: str = _env(
+        "TOLLKEEPER_PRINCIPAL_CLAIMS",
+        ",".join(PRINCIPAL_CLAIMS),
+        "claims of a verified token that name the person; the first that is there",
+    )
+    bedrock_models: str = _env(
+        "TOLLKEEPER_BEDROCK_MODELS",
+        "",
+        "models behind Bedrock ARNs that do not name theirs: ARN=MODEL,ARN=MODEL",
+    )
     hold_s: int = _env(
         "TOLLKEEPER_HOLD_S", 900, "seconds after which a hold that nobody settles expires"
     )
@@ -71,13 +83,23 @@ class Settings:
 
     @property
     def deployments(self) -> dict[str, str]:
-        """Azure deployment, in lower case -> model."""
-        pairs = (part.partition("=") for part in self.azure_deployments.split(",") if part.strip())
-        return {name.strip().lower(): model.strip() for name, _, model in pairs}
+        """Azure deployment or Bedrock ARN, in lower case -> model."""
+        return _models(self.azure_deployments) | _models(self.bedrock_models)
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """The claims that name the person, in their order."""
+        return tuple(name.strip() for name in self.principal_claims.split(","))
 
     def socket(self, index: int) -> Path:
         """The Unix socket of one worker."""
         return self.socket_dir / f"extproc-{index}.sock"
+
+
+def _models(text: str) -> dict[str, str]:
+    """The pairs of `NAME=MODEL,NAME=MODEL`, names in lower case."""
+    pairs = (part.partition("=") for part in text.split(",") if part.strip())
+    return {name.strip().lower(): model.strip() for name, _, model in pairs}
 
 
 def from_environment(environment: Mapping[str, str] = os.environ, **flags: Any) -> Settings:
@@ -98,8 +120,14 @@ def from_environment(environment: Mapping[str, str] = os.environ, **flags: Any) 
         raise SettingError("TOLLKEEPER_WORKERS must be a number from 1 to 64.")
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", settings.host):
         raise SettingError("TOLLKEEPER_HOST may have letters, digits, dots and dashes only.")
-    if not all(settings.deployments.values()) or "" in settings.deployments:
-        raise SettingError("TOLLKEEPER_AZURE_DEPLOYMENTS must be NAME=MODEL,NAME=MODEL.")
+    if not all(settings.claims):
+        raise SettingError("TOLLKEEPER_PRINCIPAL_CLAIMS must be names of claims: NAME,NAME.")
+    for variable, name, text in (
+        ("TOLLKEEPER_AZURE_DEPLOYMENTS", "NAME", settings.azure_deployments),
+        ("TOLLKEEPER_BEDROCK_MODELS", "ARN", settings.bedrock_models),
+    ):
+        if not all(_models(text).values()) or "" in _models(text):
+            raise SettingError(f"{variable} must be {name}=MODEL,{name}=MODEL.")
     return settings
 
 

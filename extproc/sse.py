@@ -33,11 +33,6 @@ class EventStream:
         self._skipping = False
         self._first = True
 
-    @property
-    def pending(self) -> int:
-        """Bytes of an unfinished event that are held."""
-        return len(self._held)
-
     def feed(self, chunk: bytes) -> list[tuple[bytes, bytes]]:
         """The (event, data) pairs that `chunk` completes."""
         return [(event, data) for _, event, data in self.split(chunk) if data is not None]

@@ -16,6 +16,7 @@ _MAX_ROWS: Final = 10_000
 _MAX_EVENTS: Final = 100_000
 _EVENTS_IN_A_TABLE: Final = 50
 _EVENTS_IN_A_FILE: Final = 10_000
+_NO_PERSON: Final = "(no person)"
 
 _since: Final = click.option("--since", metavar="7d|DATE", help="From then on (UTC).")
 _until: Final = click.option("--until", metavar="1d|DATE", help="Up to but without then (UTC).")
@@ -50,6 +51,10 @@ def spend(
     """Who spent how much: calls, tokens and cost per group, the dearest first, and their total.
 
     Hours, days and months are UTC's. CSV has no total row, so that a pivot does not count it twice.
+
+    `team` made the calls, `root_team` started their chains, and `billed_team` pays for them. Where
+    a call is split between two teams each has its half of the cost, and the calls and tokens stand
+    in the caller's row alone, so that every column adds up to its total.
     """
     from ledger import cli_input, reports
     from ledger import spend as books
@@ -69,17 +74,22 @@ def spend(
         "rows": answer.rows,
         "total": answer.total,
     }
+    rows = answer.rows
+    if output == "table" and "principal" in question.by:
+        rows = [row if row["principal"] else {**row, "principal": _NO_PERSON} for row in rows]
     total = {question.by[0]: "Total", **dict.fromkeys(question.by[1:], " "), **answer.total}
     show(
         output,
         _spend_columns(question),
-        answer.rows,
+        rows,
         total=total,
         document=document,
         empty="Nothing was spent or called.",
     )
     if answer.truncated:
         hint(f"These are the first {limit} rows (the total is of all); --limit shows more.")
+    if any(row.get("principal") == _NO_PERSON for row in rows):
+        hint(f"{_NO_PERSON}: calls of service accounts, and refused calls without a known key.")
 
 
 @click.command()
@@ -111,7 +121,9 @@ def events(
         found = books.newest_events(session, question, most + 1)
     rows = [reports.event(row) for row in found[:most]]
     if output == "table":
-        rows = [{**row, "result": reports.result(row)} for row in rows]
+        rows = [
+            {**row, "called": reports.called(row), "result": reports.result(row)} for row in rows
+        ]
     show(output, _event_columns(), rows, empty="No calls.")
     if len(found) > most:
         hint(f"These are the newest {most}; --limit shows more.")
@@ -154,7 +166,7 @@ def _event_columns() -> "list[Column]":
         Column("occurred_at", "Time (UTC)", "time"),
         Column("team", "Team"),
         Column("agent", "Agent"),
-        Column("model", "Model"),
+        Column("called", "Called"),
         Column("result", "Result"),
         Column("input_tokens", "Input", "tokens"),
         Column("output_tokens", "Output", "tokens"),

@@ -6,7 +6,7 @@ keep its other bytes.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -33,14 +33,19 @@ class Member(NamedTuple):
     end: int
 
 
+_NOWHERE: Final[Mapping[str, Member]] = {}
+
+
 class Written(NamedTuple):
-    """A request object, and its size when written compactly in UTF-8. `places`: where the named
-    members stand; None where it came so compact that nothing in it can stand twice.
+    """A request object, and its size when written compactly in UTF-8. `compact`: it came so, hence
+    no name stands in it twice, at any depth. `places`: where the named members stand, where it did
+    not come so.
     """
 
     fields: dict[str, Any]
     size_bytes: int
-    places: dict[str, Member] | None = None
+    compact: bool = False
+    places: Mapping[str, Member] = _NOWHERE
 
 
 def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
@@ -56,7 +61,7 @@ def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
     except TypeError:  # nested deeper than orjson writes, though it reads it
         written = b""
     if written == body:  # as most clients write it; then nothing can be there twice
-        return Written(request, len(body))
+        return Written(request, len(body), compact=True)
     seen: dict[str, Member] = {}
     for member in members(body):
         if member.name is None:
@@ -66,7 +71,7 @@ def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
             return BadRequest(says)
         if member.name in names:
             seen[member.name] = member
-    return Written(request, len(written) or len(body), seen)
+    return Written(request, len(written) or len(body), places=seen)
 
 
 def members(body: bytes) -> Iterator[Member]:
@@ -140,3 +145,24 @@ def find_member(body: bytes, *names: str) -> Member | None:
         if member.name in names:
             found = member
     return found
+
+
+def set_member(body: bytes, path: tuple[str, ...], value: bytes) -> bytes:
+    """The object `body` with the member at `path` set to `value`; every other byte stays. What is
+    on the way and no object is replaced by one.
+    """
+    name, inner = path[0], path[1:]
+    found = [member for member in members(body) if member.name == name]
+    if not found:
+        return append_member(body, b'"%s":%s' % (name.encode(), _nested(inner, value)))
+    _, start, end = found[-1]
+    old = body[start:end]
+    descends = inner and old.startswith(b"{")
+    new = set_member(old, inner, value) if descends else _nested(inner, value)
+    return body[:start] + new + body[end:]
+
+
+def _nested(path: tuple[str, ...], value: bytes) -> bytes:
+    for name in reversed(path):
+        value = b'{"%s":%s}' % (name.encode(), value)
+    return value

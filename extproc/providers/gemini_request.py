@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from extproc.providers.body import Member, append_member, find_member, read_object
+from extproc.providers.body import Written, append_member, find_member, read_object
 from extproc.providers.fields import MOST_TOKENS, label, mapping, sequence, text
 from extproc.providers.gemini_weight import content_bytes, hidden_bytes
 from extproc.providers.openai import MOST_CHOICES
@@ -93,18 +93,20 @@ def read_request(operation: str, body: bytes, path: str) -> Asked | BadRequest:
     read = _fields(body, _TOP, _TOP_NAMES)
     if isinstance(read, BadRequest):
         return read
-    request, size_bytes, places = read
+    request, written = read
     if other := _other_model(model, request):
         return BadRequest(other)
     if operation == "embeddings":
         return Asked(
-            model=model, max_output_tokens=0, input_bytes=_embedded_bytes(request, size_bytes)
+            model=model,
+            max_output_tokens=0,
+            input_bytes=_embedded_bytes(request, written.size_bytes),
         )
-    config = _config(body, request.get("generationConfig"), places)
+    config = _config(body, request.get("generationConfig"), written)
     if isinstance(config, BadRequest):
         return config
     streamed = method == "streamgeneratecontent"
-    size_bytes += content_bytes(request.get("contents"))
+    size_bytes = written.size_bytes + content_bytes(request.get("contents"))
     size_bytes += content_bytes(request.get("systemInstruction"))
     hidden = hidden_bytes(request.get("tools"), request.get("cachedContent"))
     most, choices = config["maxOutputTokens"], config["candidateCount"]
@@ -158,8 +160,8 @@ def _rewritten(body: bytes, tokens: int) -> bytes:
 
 def _fields(
     body: bytes, fields: tuple[str, ...], names: frozenset[str]
-) -> tuple[dict[str, Any], int, dict[str, Member] | None] | BadRequest:
-    """The fields by their first spelling, the size of the object, and where its members stand."""
+) -> tuple[dict[str, Any], Written] | BadRequest:
+    """The fields by their first spelling, and how they were written."""
     read = read_object(body, names)
     if isinstance(read, BadRequest):
         return read
@@ -172,18 +174,16 @@ def _fields(
             found[name] = read.fields[camel]
         elif snake in read.fields:
             found[name] = read.fields[snake]
-    return found, read.size_bytes, read.places
+    return found, read
 
 
-def _config(
-    body: bytes, config: object, places: dict[str, Member] | None
-) -> dict[str, int] | BadRequest:
+def _config(body: bytes, config: object, request: Written) -> dict[str, int] | BadRequest:
     """Maximum, candidates (0 where none is stated) and room for thoughts."""
     if config is not None and type(config) is not dict:
         return BadRequest("`generationConfig` must be an object.")
     written = b"{}"
     if config:
-        written = orjson.dumps(config) if places is None else _config_in(body, places)
+        written = orjson.dumps(config) if request.compact else _config_in(body, request)
     read = _fields(written, _CONFIG, _CONFIG_NAMES)
     if isinstance(read, BadRequest):
         return read
@@ -201,7 +201,8 @@ def _config(
     return {**stated, "thinking": min(room, MOST_TOKENS)}
 
 
-def _config_in(body: bytes, places: dict[str, Member]) -> bytes:
+def _config_in(body: bytes, request: Written) -> bytes:
+    places = request.places
     member = next(places[name] for name in _SPELLINGS["generationConfig"] if name in places)
     return body[member.start : member.end]
 

@@ -2,6 +2,7 @@
 provider.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +17,13 @@ class Asked:
 
     `max_output_tokens` is the stated maximum for one choice, None where the request states none.
     `usage_on_request`: this stream reports usage only if asked, and the client did not ask.
-    `array_stream`: the stream comes as one JSON array, element by element. `reasoning_tokens`: the
-    reasoning that the request makes room for, beside what its answer takes.
+    `array_stream`: the stream comes as one JSON array, element by element. `prompt_cache_key`: what
+    the client groups requests of one conversation by.
+    `operation`: where the body, not the path, says which API it is of. `fixed`: no maximum can be
+    given to this request. `stamp` writes the event's id into a body, where the API has a place.
+    `tool_name`: the tool that is called. `api`: who reads the answer and words a refusal, where
+    that depends on this very request. `reasoning_tokens`: the reasoning that the request makes room
+    for, beside what its answer takes.
     """
 
     model: str
@@ -28,14 +34,21 @@ class Asked:
     usage_on_request: bool = False
     service_tier: str = ""
     array_stream: bool = False
+    operation: str = ""
+    fixed: bool = False
+    stamp: Callable[[bytes, str], bytes] | None = None
+    tool_name: str = ""
+    api: "Api | None" = None
+    prompt_cache_key: str = ""
     reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class BadRequest:
-    """The body cannot be metered; `says` is one sentence for the caller."""
+    """The body cannot be metered; `says` is one sentence for the caller. `api` as in `Asked`."""
 
     says: str
+    api: "Api | None" = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +61,7 @@ class Answer:
     `failed`: the answer carries the API's error, whatever its HTTP status. `finished`: the API has
     said why it stops, but has no last word: more may come until the stream ends. `uncounted`: a
     good answer of a kind that never says what was used.
+    `performed`: whether a tool or an agent did its work, None where the answer has not said.
     """
 
     model: str = ""
@@ -61,6 +75,7 @@ class Answer:
     failed: bool = False
     finished: bool = False
     uncounted: bool = False
+    performed: bool | None = None
 
 
 Event = tuple[bytes, bytes, bytes | None]
@@ -71,10 +86,6 @@ class Framing(Protocol):
     """Cuts one stream into events, however it was chunked: the pieces that `split` and at last
     `finish` return are the stream byte for byte. What is held back has a limit.
     """
-
-    @property
-    def pending(self) -> int:
-        """Bytes of an unfinished event that are held back."""
 
     def feed(self, chunk: bytes) -> list[tuple[bytes, bytes]]:
         """The (type, data) pairs that `chunk` completes."""

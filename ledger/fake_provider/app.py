@@ -9,7 +9,13 @@ from typing import Any, Final
 
 import orjson
 
-from ledger.fake_provider import anthropic_api, gemini_api, openai_api, responses_api
+from ledger.fake_provider import (
+    anthropic_api,
+    bedrock_api,
+    gemini_api,
+    openai_api,
+    responses_api,
+)
 from ledger.fake_provider.books import Bill, Books, leaks
 from ledger.fake_provider.directives import HEADER, DirectiveError, Directives, read
 from ledger.fake_provider.reply import Asked, Part, Reply, bomb, compressed, cut
@@ -28,6 +34,7 @@ _OPERATIONS: Final = (
     ("/responses", "responses"),
     ("/embeddings", "embeddings"),
     ("/images/generations", "images"),
+    *((f"/{name}", name) for name in bedrock_api.OPERATIONS),
 )
 _MAXIMA: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _DEPLOYMENTS: Final = "/openai/deployments/"
@@ -164,10 +171,12 @@ class _Call:
         most = next((m for m in maxima if isinstance(m, int) and m >= 0), None)
         n = document.get("n") if operation in ("chat", "completions") else 1
         choices = n if isinstance(n, int) and 1 <= n <= 128 else 1
+        named = bedrock_api.model_in(self._path)
+        if named:
+            most = bedrock_api.maximum(operation, named, document)
         form = ""
         if operation in gemini_api.METHODS.values():
-            model, asked = gemini_api.named(self._path)
-            document = {**document, "model": model}
+            named, asked = gemini_api.named(self._path)
             most, choices = gemini_api.limits(document)
             if asked == "streamGenerateContent":
                 form = "sse" if b"alt=sse" in self._query else "array"
@@ -186,6 +195,7 @@ class _Call:
             request_id=self._request_id,
             created=int(time.time()),
             azure=azure,
+            named=named,
             choices=choices,
             form=form,
         )
@@ -211,6 +221,8 @@ class _Call:
         return reply
 
     def _error(self, status: int, message: str) -> Reply:
+        if bedrock_api.is_bedrock(self._path):
+            return bedrock_api.error(status, message)
         if self._google:
             array = "streamGenerateContent" in self._path and b"alt=sse" not in self._query
             return gemini_api.error(status, message, array=array)
@@ -328,6 +340,8 @@ class _Call:
 
 
 def _answer(asked: Asked) -> Reply:
+    if asked.operation in bedrock_api.OPERATIONS:
+        return bedrock_api.answer(asked)
     if asked.operation == "messages":
         return anthropic_api.messages(asked)
     if asked.operation == "count_tokens":
@@ -348,7 +362,8 @@ def _answer(asked: Asked) -> Reply:
 
 
 def _streams(asked: Asked) -> bool:
-    return bool(asked.form) or asked.body.get("stream") is True
+    asked_so = asked.body.get("stream") is True or asked.operation.endswith("-stream")
+    return asked_so or bool(asked.form)
 
 
 def _operation(method: str, path: str) -> str | None:

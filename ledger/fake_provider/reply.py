@@ -41,8 +41,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that was understood. `azure`: the deployment's name, empty elsewhere. `form` of a
-    stream of Google's: `sse` or `array`.
+    """A request that was understood. `azure`: the deployment's name, empty elsewhere; `named`: the
+    model, where its path names it. `form` of a stream of Google's: `sse` or `array`.
     """
 
     operation: str
@@ -52,12 +52,14 @@ class Asked:
     request_id: str
     created: int
     azure: str = ""
+    named: str = ""
     choices: int = 1
     form: str = ""
 
     @property
     def model(self) -> str:
-        return self.wishes.model or str(self.body.get("model") or self.azure or "unknown")
+        said = self.named or self.body.get("model") or self.azure
+        return self.wishes.model or str(said or "unknown")
 
 
 def json_parts(document: Any, said: int) -> list[Part]:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extproc.providers import anthropic, azure, compatible, gemini, openai
+from extproc.providers import anthropic, azure, bedrock, compatible, gemini, openai
+from extproc.providers.routing import Told, destination
 from extproc.providers.shape import Answer, Api, Asked
 from extproc.reading import FRAMINGS
 from ledger.event import Usage
@@ -19,14 +20,14 @@ from tests.extproc.test_sse import cut
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = sorted(path.parent for path in DATA.glob("*/*/expected.json"))
-APIS: dict[str, Api] = {
-    "openai": openai,
-    "anthropic": anthropic,
-    "azure": azure,
-    "gemini": gemini,
+APIS: dict[str, Api] = {"openai": openai, "anthropic": anthropic, "azure": azure}
+APIS |= {"bedrock": bedrock, "gemini": gemini}
+STREAMS = {
+    "response.sse": "text/event-stream",
+    "response.array.json": "application/json",
+    "response.eventstream": "application/vnd.amazon.eventstream",
 }
-STREAMS = {"response.sse": "text/event-stream", "response.array.json": "application/json"}
-"""A case's answer, where it is a stream, and the content type that says how it is framed."""
+"""How a recorded stream is cut into events follows from the name of its file."""
 NOVEMBER_2026_US = int(datetime(2026, 11, 15, 12, tzinfo=UTC).timestamp()) * 1_000_000
 
 all_cases = pytest.mark.parametrize(
@@ -39,36 +40,45 @@ def expected_of(case: Path) -> dict[str, Any]:
     return expected
 
 
-def response_of(case: Path) -> Path:
-    """The case's answer: whole, or a stream that its name tells the framing of."""
-    return next(case / name for name in ("response.json", *STREAMS) if (case / name).exists())
+def read(case: Path, api: Api, cuts: list[int]) -> tuple[Answer, bytes]:
+    """The case's answer as the sidecar reads it, and the bytes that the client gets."""
+    expected = expected_of(case)
+    operation = api.operation("POST", expected["path"])
+    whole = case / "response.json"
+    asked = asked_of(case, api)
+    if whole.exists():
+        answer = api.read_answer(operation, whole.read_bytes())
+        return completed(case, answer, asked), whole.read_bytes()
+    file = stream_of(case)
+    assert file is not None
+    stream, events, kept = api.stream(operation), FRAMINGS[STREAMS[file.name]](), b""
+    pieces = [piece for chunk in cut(file.read_bytes(), cuts) for piece in events.split(chunk)]
+    for raw, event, data in [*pieces, events.finish()]:
+        if data is None or not (stream.feed(event, data) and asked.usage_on_request):
+            kept += raw
+    return completed(case, stream.answer, asked), kept
 
 
-def asked_by(case: Path, api: Api) -> Asked:
-    """The case's request, as it is read."""
-    path = expected_of(case)["path"]
-    operation = api.operation("POST", path.partition("?")[0])
-    asked = api.read_request(operation, (case / "request.json").read_bytes(), path)
+def stream_of(case: Path) -> Path | None:
+    """The recorded stream, where the answer was one."""
+    return next((case / name for name in STREAMS if (case / name).exists()), None)
+
+
+def asked_of(case: Path, api: Api) -> Asked:
+    expected = expected_of(case)
+    body = (case / "request.json").read_bytes()
+    asked = api.read_request(expected["operation"], body, expected["path"])
     assert isinstance(asked, Asked)
     return asked
 
 
-def read(case: Path, api: Api, cuts: list[int]) -> tuple[Answer, bytes]:
-    """The case's answer as the sidecar reads it, and the bytes that the client gets."""
-    operation = api.operation("POST", expected_of(case)["path"].partition("?")[0])
-    response = response_of(case)
-    if response.name not in STREAMS:
-        return api.read_answer(operation, response.read_bytes()), response.read_bytes()
-    asked, stream = asked_by(case, api), api.stream(operation)
-    framing, kept = FRAMINGS[STREAMS[response.name]](), b""
-
-    def keep(raw: bytes, event: bytes, data: bytes | None) -> bytes:
-        drop = data is not None and stream.feed(event, data) and asked.usage_on_request
-        return b"" if drop else raw
-
-    for chunk in cut(response.read_bytes(), cuts):
-        kept += b"".join(keep(*piece) for piece in framing.split(chunk))
-    return stream.answer, kept + keep(*framing.finish())
+def completed(case: Path, answer: Answer, asked: Asked) -> Answer:
+    """With what the API says in the answer's headers and in its path."""
+    expected = expected_of(case)
+    headers = {name: value.encode() for name, value in expected.get("headers", {}).items()}
+    target = destination(expected["path"], Told(case.parent.name, expected["api"]))
+    target.complete(answer, asked.model, headers)
+    return answer
 
 
 def check(case: Path, answer: Answer) -> None:
@@ -88,11 +98,12 @@ def test_an_answer_is_read_as_worked_out(case: Path) -> None:
     """Operation, tokens by kind, model, id and ending of each recorded call."""
     expected = expected_of(case)
     api = APIS[expected["api"]]
-    assert api.operation("POST", expected["path"].partition("?")[0]) == expected["operation"]
+    assert api.operation("POST", expected["path"]) == expected["operation"]
     answer, sent = read(case, api, [])
     check(case, answer)
     client = case / "client.sse"
-    assert sent == (client if client.exists() else response_of(case)).read_bytes()
+    recorded = stream_of(case) or case / "response.json"
+    assert sent == (client if client.exists() else recorded).read_bytes()
 
 
 @all_cases
@@ -119,9 +130,11 @@ def test_the_cost_is_as_worked_out(case: Path) -> None:
     expected = expected_of(case)
     if expected["cost_nanos"] is None:
         return
-    answer, _ = read(case, APIS[expected["api"]], [])
+    api = APIS[expected["api"]]
+    answer, _ = read(case, api, [])
     assert answer.usage is not None
-    rates = RATES.lookup(case.parent.name, answer.model, NOVEMBER_2026_US, answer.service_tier)
+    model = answer.model or asked_of(case, api).model
+    rates = RATES.lookup(case.parent.name, model, NOVEMBER_2026_US, answer.service_tier)
     assert rates is not None
     assert cost_nanos(rates, answer.usage) == expected["cost_nanos"]
     assert str(expected["cost_nanos"]) in expected["arithmetic"][-1]
@@ -132,7 +145,7 @@ def test_a_stream_that_is_asked_for_usage_is_otherwise_the_same_request(case: Pa
     """Only `stream_options` is added, and then the request asks for nothing more."""
     expected = expected_of(case)
     api, body = APIS[expected["api"]], (case / "request.json").read_bytes()
-    if asked_by(case, api).usage_on_request:
+    if asked_of(case, api).usage_on_request:
         changed = api.ask_for_usage(body)
         assert changed == body[:-1] + b',"stream_options":{"include_usage":true}}'
         again = api.read_request(expected["operation"], changed)

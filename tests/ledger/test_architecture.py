@@ -14,11 +14,13 @@ WIRING: Final = ("settings", "__main__", "worker", "demo", "cli_up")
 VAGUE: Final = frozenset(("utils", "helpers", "common", "manager", "base"))
 PURE: Final = (
     "extproc.events",
+    "extproc.agents",
     "extproc.exchange",
     "extproc.identity",
     "extproc.chain",
     "extproc.providers",
     "extproc.sse",
+    "extproc.eventstream",
     "extproc.jsonarray",
     "extproc.inflate",
     "extproc.estimate",
@@ -43,6 +45,11 @@ PURE: Final = (
     "ledger.balances",
     "ledger.explain",
     "ledger.plans",
+    "ledger.label_text",
+    "ledger.run_trees",
+    "ledger.chains",
+    "extproc.signals",
+    "extproc.own_api",
 )
 SIDECAR_MAY_IMPORT: Final = (
     "ledger.money",
@@ -51,6 +58,8 @@ SIDECAR_MAY_IMPORT: Final = (
     "ledger.price_list",
     "ledger.budgets",
     "ledger.keyspace",
+    "ledger.label_text",
+    "ledger.chains",
 )
 # I/O, clocks and randomness: what a pure module takes as an argument instead.
 WORLD: Final = (
