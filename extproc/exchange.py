@@ -56,7 +56,7 @@ from extproc.events import (
     ResponseTrailers,
 )
 from extproc.hold import Hold, hold_asked, hold_growth, hold_unread
-from extproc.identity import present, refuse_key
+from extproc.identity import present, recognise, refuse_key
 from extproc.inflate import InflateError, open_inflate
 from extproc.meter import Call, Draft, Settlement, draft, meter
 from extproc.policy import Policy
@@ -169,6 +169,8 @@ class Exchange:
         call.method = headers.get(":method", b"").decode("latin-1")
         path = headers.get(":path", b"").decode("latin-1")
         presented = present(headers, path)
+        if presented.candidates:
+            presented = recognise(presented, path, self._policy.keys)
         self._destination = target = destination(presented.path or path, self._told)
         call.provider, call.path = target.provider, target.path
         call.operation = target.api.operation(call.method, target.path)

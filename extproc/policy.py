@@ -61,7 +61,8 @@ class Policy:
         """The budgets that count a call to `provider` in a run; a caller who pays the provider
         itself (`byok`) touches no wallet.
         """
-        wanted = (who.key.digest, who.proved, provider, byok)
+        # With the version, so that a call under way keeps the labels that its key had.
+        wanted = (who.key.digest, who.key.version, who.proved, provider, byok)
         found = self._bindings.get(wanted)
         if found is None:
             labels = who.selectors(provider)
