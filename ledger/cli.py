@@ -13,6 +13,7 @@ from ledger.cli_session import Run, sentence_for
 _PARTS: Final = {
     "up": ("ledger.cli_up:up", "Run all of Tollkeeper on this machine."),
     "keys": ("ledger.cli_keys:keys", "Issue, list and end keys."),
+    "labels": ("ledger.cli_labels:labels", "Which labels keys must have, and their values."),
     "budgets": ("ledger.cli_budgets:budgets", "Set budgets and see what is left."),
     "alerts": ("ledger.cli_alerts:alerts", "What was said of budgets, and whom it is sent to."),
     "wallets": ("ledger.cli_wallets:wallets", "Prepaid credit: pay in, see what is left."),
