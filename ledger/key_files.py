@@ -53,7 +53,12 @@ class KeyFile:
     def __init__(self, lines: Iterable[str], names: Collection[str]) -> None:
         """`names` are the columns that may say which key a row is about. Raises InputError."""
         rest = iter(lines)
-        header = next((line for line in rest if line.strip()), "").removeprefix("\ufeff")
+        blank = 0
+        header = next(rest, "")
+        while header and not header.strip("\ufeff\r\n\t "):
+            header, blank = next(rest, ""), blank + 1
+        header = header.removeprefix("\ufeff")
+        self._blank_lines = blank
         delimiter = max(",;\t", key=header.count)
         self._reader = csv.reader(chain([header], rest), delimiter=delimiter)
         try:
@@ -84,9 +89,8 @@ class KeyFile:
     def rows(self) -> Iterator[KeyRow | BadRow]:
         """Every row that is not blank, in order; a key that was there before is a bad row."""
         first: dict[str, int] = {}
-        line = self._reader.line_num
         for number in range(MAX_ROWS + 1):
-            line = self._reader.line_num + 1
+            line = self._blank_lines + self._reader.line_num + 1
             try:
                 cells = next(self._reader, None)
             except csv.Error as error:

@@ -42,6 +42,8 @@ PURE: Final = (
     "ledger.balances",
     "ledger.explain",
     "ledger.plans",
+    "ledger.cli_input",
+    "ledger.key_files",
 )
 SIDECAR_MAY_IMPORT: Final = (
     "ledger.money",

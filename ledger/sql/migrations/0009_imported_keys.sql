@@ -25,7 +25,7 @@ CREATE TABLE quarantined_keys (
 CREATE FUNCTION quarantined_keys_before_write() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.version := next_directory_version();
-    IF EXISTS (SELECT FROM keys WHERE key_id = NEW.key_id OR sha256 = NEW.sha256) THEN
+    IF EXISTS (SELECT FROM keys WHERE key_id = NEW.key_id) OR EXISTS (SELECT FROM keys WHERE sha256 = NEW.sha256) THEN
         RAISE EXCEPTION 'The key % has its labels already and cannot be quarantined.', NEW.key_id
             USING ERRCODE = 'unique_violation';
     END IF;

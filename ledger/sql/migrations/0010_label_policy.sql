@@ -63,24 +63,28 @@ $$;
 CREATE FUNCTION label_fault(given jsonb, complete boolean) RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE
     rule record;
-    wanted text;
-    listed boolean;
     choice text;
 BEGIN
-    FOR rule IN SELECT label, required, closed FROM label_rules ORDER BY label LOOP
-        wanted := coalesce(given ->> rule.label, '');
-        IF wanted = '' THEN
-            CONTINUE WHEN NOT (rule.required AND complete);
-            choice := CASE WHEN rule.closed THEN allowed_values(rule.label, '') END;
-            RETURN format('The label %s is required; give it %s.', rule.label,
-                          coalesce('one of these values: ' || choice, 'a value'));
-        END IF;
-        SELECT allowed INTO listed FROM label_values WHERE label = rule.label AND value = wanted;
-        CONTINUE WHEN coalesce(listed, NOT rule.closed);
-        choice := allowed_values(rule.label, wanted);
-        RETURN format('The label %s cannot be ''%s''; %s.', rule.label, wanted, CASE
-            WHEN rule.closed THEN coalesce('allowed are ' || choice, 'none of its values is allowed')
+    FOR rule IN
+        SELECT r.label, r.closed, given ->> r.label AS wanted
+          FROM label_rules AS r LEFT JOIN label_values AS v ON v.label = r.label AND v.value = given ->> r.label
+         WHERE given ->> r.label <> '' AND NOT coalesce(v.allowed, NOT r.closed)
+         ORDER BY r.label LIMIT 1
+    LOOP
+        choice := allowed_values(rule.label, rule.wanted);
+        RETURN format('The label %s cannot be ''%s''; %s.', rule.label, rule.wanted, CASE
+            WHEN rule.closed THEN coalesce('allowed values: ' || choice, 'none of its values is allowed')
             ELSE 'that value is forbidden' || coalesce(', others such as ' || choice || ' are not', '') END);
+    END LOOP;
+    FOR rule IN
+        SELECT label, closed FROM label_rules
+         WHERE required AND complete AND coalesce(given ->> label, '') = '' ORDER BY label LIMIT 1
+    LOOP
+        choice := allowed_values(rule.label, '');
+        RETURN format('The label %s is required; give it %s.', rule.label, CASE
+            WHEN choice IS NULL THEN 'a value'
+            WHEN rule.closed THEN 'one of these values: ' || choice
+            ELSE 'a value such as ' || choice END);
     END LOOP;
     RETURN NULL;
 END $$;
