@@ -56,7 +56,7 @@ from extproc.events import (
     ResponseTrailers,
 )
 from extproc.hold import Hold, hold_asked, hold_growth, hold_unread
-from extproc.identity import present, recognise, refuse_key
+from extproc.identity import present, proven, recognise, refuse_key
 from extproc.inflate import InflateError, open_inflate
 from extproc.meter import Call, Draft, Settlement, draft, meter
 from extproc.policy import Policy
@@ -173,16 +173,22 @@ class Exchange:
             presented = recognise(presented, path, self._policy.keys)
         self._destination = target = destination(presented.path or path, self._told)
         call.provider, call.path = target.provider, target.path
-        call.operation = target.api.operation(call.method, target.path)
+        call.has_body = not event.ended
+        method = "POST" if call.has_body else call.method
+        call.operation = target.api.operation(method, target.path)
         if not self._policy.ready:
             return self._refuse(_NOT_READY)
         key = self._policy.key(presented.digest)
         refusal = refuse_key(key, presented.digest is not None, now_us)
         call.who = self._policy.attribution(key) if key is not None else None
+        if call.who is not None and (event.claims or call.who.key.customer_header):
+            call.who = proven(call.who, event, self._policy.principal_claims)
         call.byok = presented.byok
         if refusal is not None:
             return self._refuse(refusal)
         changes = () if presented.path is None else ((":path", presented.path.encode("latin-1")),)
+        if call.operation != "other" and call.method != "POST":
+            return self._refuse(_NOT_POST)  # a lenient server might serve it all the same
         if call.operation == "other":
             self._onward = Continue(set_headers=changes, remove_headers=presented.remove)
             hold = hold_unread(call, self._policy, now_us)
@@ -508,6 +514,11 @@ _OUT_OF_ORDER: Final = Refusal(
     status=500,
     code="out_of_order",
     message="The gateway sent its messages out of order; the call was not let through.",
+)
+_NOT_POST: Final = Refusal(
+    status=405,
+    code="method_not_allowed",
+    message="A body for this path is sent with POST; use that method.",
 )
 _NOT_READY: Final = Refusal(
     status=503,

@@ -2,19 +2,23 @@
 clock.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
-from extproc.events import Headers
+from extproc.events import Claims, Headers, RequestHeaders
 from extproc.refusal import Refusal
+from ledger.label_text import usable
 
 OUR_PREFIX: Final = "x-tollkeeper-"
 KEY_HEADER: Final = "x-tollkeeper-key"
-_PRIVATE: Final = frozenset(("baggage", "x-agent-chain"))
+CUSTOMER_HEADER: Final = "x-customer-id"
+PRINCIPAL_CLAIMS: Final = ("email", "preferred_username", "sub")
+_PRIVATE: Final = frozenset(("baggage", "x-agent-chain", CUSTOMER_HEADER))
 _CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+"""In the order in which they count: a request with two of our keys is the first one's."""
 _KEY_START: Final = b"tk-"
 _BEARER: Final = b"bearer "
 MAX_KEY_BYTES: Final = 4096
@@ -25,7 +29,9 @@ MAX_KEY_BYTES: Final = 4096
 class Key:
     """A key as the directory publishes it; its text is known only by its SHA-256.
 
-    An imported key has a `grace_until_us` as long as labels are missing: these are empty.
+    An imported key has a `grace_until_us` as long as labels are missing: these are empty. Behind a
+    `service_account` there is no person. With `customer_header` a call may say for which customer
+    it is.
     """
 
     key_id: str
@@ -39,6 +45,8 @@ class Key:
     status: str = "active"
     expires_at_us: int | None = None
     grace_until_us: int | None = None
+    service_account: bool = False
+    customer_header: bool = False
     version: int = 0
 
     @property
@@ -47,7 +55,7 @@ class Key:
         return {
             "key_id": self.key_id,
             "owner": self.owner,
-            "principal": self.owner,
+            "principal": "" if self.service_account else self.owner,
             "team": self.team,
             "agent": self.agent,
             "workload": self.workload,
@@ -110,7 +118,39 @@ def key_from_document(document: Mapping[str, Any]) -> Key:
         expires_at_us=document.get("expires_at_us"),
         grace_until_us=document.get("grace_until_us"),
         version=int(document.get("version") or 0),
+        service_account=document.get("service_account") is True,
+        customer_header=document.get("customer_header") is True,
     )
+
+
+def proven(who: Attribution, asked: RequestHeaders, names: Sequence[str]) -> Attribution:
+    """`who`, with the person whom a verified token names by one of the claims `names`, and with the
+    customer that the request states where its key may.
+
+    What cannot be a label's value is as good as not there: the key's own word stands.
+    """
+    fields = {}
+    if asked.claims and not who.key.service_account:
+        fields["principal"] = principal(asked.claims, names)
+    if who.key.customer_header:
+        fields["customer"] = usable(asked.headers.get(CUSTOMER_HEADER, b""))
+    found = {name: value for name, value in fields.items() if value}
+    return who.proving(**found) if found else who
+
+
+def principal(tokens: Sequence[Claims], names: Sequence[str]) -> str:
+    """The first of the claims `names` that a token has as a usable text; empty where none has.
+
+    An address that the issuer itself calls unverified is what somebody typed, and names nobody.
+    """
+    for name in names:
+        for claims in tokens:
+            value = claims.get(name)
+            if name == "email" and claims.get("email_verified") in (False, "false"):
+                continue
+            if isinstance(value, str) and (text := usable(value)):
+                return text
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +193,7 @@ def present(headers: Headers, path: str) -> Presented:
     key = headers[KEY_HEADER].strip() if remove and KEY_HEADER in headers else b""
     candidates: list[Candidate] = []
     for name in _CREDENTIALS:
-        if name not in headers:
-            continue
-        value = headers[name].strip()
+        value = headers.get(name, b"").strip()
         if name == "authorization" and value[:7].lower() == _BEARER:
             value = value[7:].strip()
         if value.startswith(_KEY_START):

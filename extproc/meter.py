@@ -8,13 +8,14 @@ from typing import Any, Final
 from extproc.budget import settled
 from extproc.identity import Attribution
 from extproc.policy import Policy
+from extproc.providers.paths import segments
 from extproc.providers.shape import Answer, Asked
 from extproc.refusal import Refusal
 from ledger.event import TOKEN_FIELDS, MeteredEvent, Usage
 from ledger.prices import Rates, cost_nanos, price_source
 
 FREE_METHODS: Final = ("GET", "HEAD", "OPTIONS", "DELETE")
-_FREE_ENDS: Final = ("/count_tokens", "/moderations")
+_FREE_ENDS: Final = (["messages", "count_tokens"], ["v1", "moderations"])
 _MAX_TEXT: Final = 200
 """Characters of any client- or provider-supplied text that an event keeps."""
 
@@ -31,6 +32,7 @@ class Call:
     path: str = ""
     provider: str = ""
     operation: str = "other"
+    has_body: bool = False
     who: Attribution | None = None
     run_id: str = ""
     asked: Asked | None = None
@@ -48,9 +50,10 @@ class Call:
     @property
     def free(self) -> bool:
         """Whether the provider charges nothing for this call, whatever it answers."""
-        return self.operation == "other" and (
-            self.method in FREE_METHODS or self.path.endswith(_FREE_ENDS)
-        )
+        if self.operation != "other":
+            return False
+        only_asks = self.method in FREE_METHODS and not self.has_body
+        return only_asks or segments(self.path)[-2:] in _FREE_ENDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from extproc.identity import PRINCIPAL_CLAIMS
+
 
 def _env(name: str, default: Any, says: str) -> Any:
     return field(default=default, metadata={"env": name, "help": says})
@@ -62,6 +64,11 @@ class Settings:
     azure_deployments: str = _env(
         "TOLLKEEPER_AZURE_DEPLOYMENTS", "", "models behind Azure deployments: NAME=MODEL,NAME=MODEL"
     )
+    principal_claims: str = _env(
+        "TOLLKEEPER_PRINCIPAL_CLAIMS",
+        ",".join(PRINCIPAL_CLAIMS),
+        "claims of a verified token that name the person; the first that is there",
+    )
     hold_s: int = _env(
         "TOLLKEEPER_HOLD_S", 900, "seconds after which a hold that nobody settles expires"
     )
@@ -74,6 +81,11 @@ class Settings:
         """Azure deployment, in lower case -> model."""
         pairs = (part.partition("=") for part in self.azure_deployments.split(",") if part.strip())
         return {name.strip().lower(): model.strip() for name, _, model in pairs}
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """The claims that name the person, in their order."""
+        return tuple(name.strip() for name in self.principal_claims.split(","))
 
     def socket(self, index: int) -> Path:
         """The Unix socket of one worker."""
@@ -100,6 +112,8 @@ def from_environment(environment: Mapping[str, str] = os.environ, **flags: Any) 
         raise SettingError("TOLLKEEPER_HOST may have letters, digits, dots and dashes only.")
     if not all(settings.deployments.values()) or "" in settings.deployments:
         raise SettingError("TOLLKEEPER_AZURE_DEPLOYMENTS must be NAME=MODEL,NAME=MODEL.")
+    if not all(settings.claims):
+        raise SettingError("TOLLKEEPER_PRINCIPAL_CLAIMS must be names of claims: NAME,NAME.")
     return settings
 
 

@@ -47,6 +47,7 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
         hold_ms=settings.hold_s * 1000,
         deployments=settings.deployments,
         shadow=settings.enforce == "shadow",
+        principal_claims=settings.claims,
     )
     store = Store(settings.redis_url, keyspace)
     outbox = Outbox(Spool(settings.spool_dir, producer), store)

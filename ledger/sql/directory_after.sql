@@ -6,7 +6,7 @@ SELECT * FROM (
                'workload', workload, 'customer', customer, 'labels', labels, 'status', status,
                'expires_at_us', (extract(epoch FROM expires_at) * 1000000)::bigint,
                'max_spend_nanos', max_spend_nanos, 'rpm', rpm, 'tpm', tpm, 'max_parallel', max_parallel,
-               'version', version) AS document
+               'service_account', service_account, 'customer_header', customer_header, 'version', version) AS document
       FROM (SELECT * FROM keys WHERE version > %(version)s ORDER BY version LIMIT %(most)s) AS labelled
     UNION ALL
     SELECT 'key:' || key_id, version, jsonb_build_object(

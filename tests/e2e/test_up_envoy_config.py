@@ -1,5 +1,6 @@
 """Real Envoy accepts envoy/envoy.yaml, as it stands and as `ledger up` changes it."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 
 from ledger.embedded import find_envoy
 from ledger.envoy_config import Site, configure, credential_variables, parse_provider
-from ledger.parts import stock_envoy_config, trusted_authorities
+from ledger.envoy_jwt import People, with_people
+from ledger.parts import stock_envoy_config, stock_file, trusted_authorities
+from tests.e2e.issuer import key_set
 
 STOCK = stock_envoy_config()
 
@@ -52,3 +55,25 @@ def test_the_changed_file_is_valid(tmp_path: Path, credentials: tuple[str, ...])
     )
     verdict = _verdict(configure(STOCK, site), tmp_path, **dict.fromkeys(credentials, "secret"))
     assert verdict.rstrip().endswith("OK")
+
+
+@pytest.mark.parametrize("header", ["authorization", "x-user-token"])
+@pytest.mark.parametrize("jwks", ["https://login.example.com:8443/keys?v=1", "FILE"])
+def test_the_file_that_verifies_tokens_is_valid(tmp_path: Path, jwks: str, header: str) -> None:
+    """With keys from a file or fetched, and tokens in either place."""
+    if jwks == "FILE":
+        (tmp_path / "keys.json").write_text(json.dumps(key_set()))
+        jwks = str(tmp_path / "keys.json")
+    authorities = trusted_authorities(os.environ)
+    site = Site(
+        listen=("127.0.0.1", 4000),
+        admin_socket=str(tmp_path / "admin.sock"),
+        sidecar_sockets=[str(tmp_path / "0.sock")],
+        access_log=str(tmp_path / "access.log"),
+        trusted_ca=authorities,
+    )
+    people = People(jwks=jwks, issuer="https://login.example.com", header=header)
+    text = with_people(configure(STOCK, site), stock_file("jwt.yaml"), people, authorities)
+    verdict = _verdict(text, tmp_path)
+    assert verdict.rstrip().endswith("OK")
+    assert "deprecated" not in verdict

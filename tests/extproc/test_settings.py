@@ -26,6 +26,7 @@ def test_flags_come_before_the_environment() -> None:
         ("TOLLKEEPER_ENFORCE", "soft"),
         ("TOLLKEEPER_HOST", "a b"),
         ("TOLLKEEPER_AZURE_DEPLOYMENTS", "prod="),
+        ("TOLLKEEPER_PRINCIPAL_CLAIMS", "email,,sub"),
     ],
 )
 def test_a_bad_value_is_named(name: str, value: str) -> None:

@@ -44,6 +44,7 @@ PURE: Final = (
     "ledger.plans",
     "ledger.cli_input",
     "ledger.key_files",
+    "ledger.label_text",
 )
 SIDECAR_MAY_IMPORT: Final = (
     "ledger.money",
@@ -52,6 +53,7 @@ SIDECAR_MAY_IMPORT: Final = (
     "ledger.price_list",
     "ledger.budgets",
     "ledger.keyspace",
+    "ledger.label_text",
 )
 # I/O, clocks and randomness: what a pure module takes as an argument instead.
 WORLD: Final = (
