@@ -61,8 +61,8 @@ def rotate_unlabelled(
         try:
             _rotate(db, given, listed, limits, ends_at, why, made, refused)
         finally:  # what is in the books must be shown, whatever happened then
-            publish_now(run, db)
             _show(output, made)
+            publish_now(run, db)
     early = sum(each["old_ends_at"] < ends_at for each in made)
     if early:
         hint(

@@ -166,11 +166,12 @@ def key(row: Mapping[str, Any], now: datetime) -> Row:
 
 def change(row: Mapping[str, Any]) -> Row:
     """A change on record; `changed` says it in words: `team: risk -> search`."""
-    before, after = (row["detail"].get(name) or {} for name in ("from", "to"))
-    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
-        return {**row, "changed": ""}
-    names = [name for name in after if after[name] != before.get(name)]
-    parts = (f"{name}: {before.get(name) or '-'} -> {after[name] or '-'}" for name in names)
+    detail = row["detail"]
+    before, after = detail.get("from"), detail.get("to")
+    parts = [f"{name}: {detail[name]}" for name in _SAID_OF_CHANGES if detail.get(name)]
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        names = [name for name in after if after[name] != before.get(name)]
+        parts += [f"{name}: {before.get(name) or '-'} -> {after[name] or '-'}" for name in names]
     return {**row, "changed": ", ".join(parts)}
 
 
@@ -285,6 +286,7 @@ def _moment(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
+_SAID_OF_CHANGES: Final = ("name", "note", "replaced_by")
 _OF_IMPORTED_KEYS: Final = ("grace_until", "replaced_by", "name", "note")
 _TOKEN_UNITS: Final = ((10**9, "Btok"), (10**6, "Mtok"), (10**3, "ktok"), (1, "tok"))
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,11 +1,12 @@
 """Rules for labels: one check, whichever way a key comes, and one sentence about it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.integration.books import Books
+from tests.integration.books import Books, until
 from tests.integration.cli_run import Cli
 from tests.integration.imported import csv_file
 
@@ -164,3 +165,20 @@ def test_long_lists_are_cut_and_the_nearest_stays(cli: Cli) -> None:
     refused = cli(*ISSUE, "--team", "sqaud-37")
     assert "allowed values: squad-37, " in refused.stderr
     assert refused.stderr.endswith(" and 30 more.\n")
+
+
+def test_no_key_slips_in_beside_a_rule_that_is_being_made(books: Books, postgres_dsn: str) -> None:
+    """Who writes a key while a rule is written waits for it, and is held to it."""
+    insert = (
+        "INSERT INTO keys (key_id, sha256, owner, team, agent, workload)"
+        " VALUES ('k', repeat('0', 64), 'o', 'old', 'a', 'w')"
+    )
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(postgres_dsn) as maker:
+        maker.execute("INSERT INTO label_rules (label, closed) VALUES ('team', true)")
+        written = pool.submit(books.rows, insert)
+        until(lambda: books.one(waiting) == 1)
+        maker.commit()
+        with pytest.raises(psycopg.errors.CheckViolation) as refused:
+            written.result()
+    assert refused.value.diag.constraint_name == "label_policy"
