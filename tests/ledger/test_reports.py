@@ -230,7 +230,7 @@ def test_csv_holds_nested_values_as_json() -> None:
 
 def test_a_quarantined_key_says_so_and_until_when() -> None:
     """Whether its grace is over or not; what was decided about it comes first."""
-    row = {
+    row: dict[str, Any] = {
         **dict.fromkeys(("owner", "team", "agent", "workload", "customer"), ""),
         **dict.fromkeys(("expires_at", "max_spend_nanos", "rpm", "tpm", "max_parallel")),
         "key_id": "k",
