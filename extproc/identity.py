@@ -3,7 +3,7 @@ clock.
 """
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import unquote_plus
@@ -16,11 +16,12 @@ OUR_PREFIX: Final = "x-tollkeeper-"
 KEY_HEADER: Final = "x-tollkeeper-key"
 CUSTOMER_HEADER: Final = "x-customer-id"
 PRINCIPAL_CLAIMS: Final = ("email", "preferred_username", "sub")
-_PRIVATE: Final = frozenset(("baggage", "x-agent-chain", CUSTOMER_HEADER))
+_PRIVATE: Final = frozenset(("baggage", "x-agent-chain", "x-agent-run", CUSTOMER_HEADER))
 _CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 """In the order in which they count: a request with two of our keys is the first one's."""
 _KEY_START: Final = b"tk-"
 _BEARER: Final = b"bearer "
+_SIGNATURE: Final = b"AWS4-"
 MAX_KEY_BYTES: Final = 4096
 """Longer texts are no keys. An imported one may be long, such as a JWT."""
 
@@ -171,7 +172,8 @@ class Presented:
 
     `digest` is the SHA-256 of the key's text, None where there is none. `remove` names the headers
     that must not reach the provider, and `path` is the path without our key where it stood there.
-    `byok`: a provider's credential of the caller's own goes on beside our key. Which of them is
+    `byok`: a provider's credential of the caller's own goes on beside our key. `signed`: that
+    credential is a signature over the request, whose body must stay as it is. Which credentials are
     ours all the same, `recognise` says of the `candidates`.
     """
 
@@ -179,6 +181,7 @@ class Presented:
     remove: tuple[str, ...]
     path: str | None
     byok: bool = False
+    signed: bool = False
     candidates: tuple[Candidate, ...] = ()
 
 
@@ -192,6 +195,7 @@ def present(headers: Headers, path: str) -> Presented:
     remove = [name for name in headers if name.startswith(OUR_PREFIX)]
     key = headers[KEY_HEADER].strip() if remove and KEY_HEADER in headers else b""
     candidates: list[Candidate] = []
+    signed = False
     for name in _CREDENTIALS:
         value = headers.get(name, b"").strip()
         if name == "authorization" and value[:7].lower() == _BEARER:
@@ -201,6 +205,7 @@ def present(headers: Headers, path: str) -> Presented:
             remove.append(name)
         elif value:
             candidates.append(Candidate(_digest(value), header=name))
+            signed = signed or (name == "authorization" and value.startswith(_SIGNATURE))
     remove += _PRIVATE.intersection(headers)
     clean_path = None
     if "key=" in path:
@@ -209,7 +214,8 @@ def present(headers: Headers, path: str) -> Presented:
         candidates += foreign
     known = 0 < len(key) <= MAX_KEY_BYTES
     digest = sha256(key).digest() if known else None
-    return Presented(digest, tuple(remove), clean_path, bool(candidates), tuple(candidates))
+    byok = bool(candidates)
+    return Presented(digest, tuple(remove), clean_path, byok, signed, tuple(candidates))
 
 
 def recognise(presented: Presented, path: str, keys: Container[bytes]) -> Presented:
@@ -225,12 +231,12 @@ def recognise(presented: Presented, path: str, keys: Container[bytes]) -> Presen
         bare, _, query = (clean_path or path).partition("?")
         kept = [part for part in query.split("&") if part not in parts]
         clean_path = bare + ("?" + "&".join(kept) if kept else "")
-    return Presented(
-        presented.digest or ours[0].digest,
-        presented.remove + tuple(candidate.header for candidate in ours if candidate.header),
-        clean_path,
-        len(ours) < len(presented.candidates),
-        presented.candidates,
+    return replace(
+        presented,
+        digest=presented.digest or ours[0].digest,
+        remove=presented.remove + tuple(found.header for found in ours if found.header),
+        path=clean_path,
+        byok=len(ours) < len(presented.candidates),
     )
 
 

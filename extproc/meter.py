@@ -9,6 +9,7 @@ from extproc.budget import settled
 from extproc.identity import Attribution
 from extproc.policy import Policy
 from extproc.providers.paths import segments
+from extproc.providers.routing import OWN_PROVIDER
 from extproc.providers.shape import Answer, Asked
 from extproc.refusal import Refusal
 from ledger.event import TOKEN_FIELDS, MeteredEvent, Usage
@@ -52,8 +53,10 @@ class Call:
         """Whether the provider charges nothing for this call, whatever it answers."""
         if self.operation != "other":
             return False
+        if self.provider == OWN_PROVIDER:
+            return True
         only_asks = self.method in FREE_METHODS and not self.has_body
-        return only_asks or segments(self.path)[-2:] in _FREE_ENDS
+        return only_asks or _is_free_end(segments(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +228,13 @@ def _cost(
     if rates is None:
         return None, "unpriced"
     return cost_nanos(rates, usage), price_source(rates, usage)
+
+
+def _is_free_end(parts: list[str]) -> bool:
+    """Bedrock's `/model/{id}/count-tokens` has an id in between, of two segments where an ARN."""
+    if parts[-1:] == ["count-tokens"] and "model" in parts[-4:-2]:
+        return True
+    return parts[-2:] in _FREE_ENDS
 
 
 def _ms(microseconds: int) -> int:

@@ -9,12 +9,20 @@ from typing import Any, Final
 from extproc.estimate import Estimates
 from extproc.identity import PRINCIPAL_CLAIMS, Attribution, Key, key_from_document
 from ledger.budgets import Budget, from_document, matches
+from ledger.chains import Run, SigningKey, run_from_document
+from ledger.chains import key_from_document as signing_key_from_document
+from ledger.event import BILLINGS
 from ledger.keyspace import Keyspace
 from ledger.prices import RateTable
 
 _EVERY_CALL: Final = ("", "")
 MAX_BINDINGS: Final = 50_000
 """Remembered (key, provider) -> budgets pairs; the memory starts over when it is full."""
+MAX_RUNS: Final = 100_000
+MAX_SIGNING_KEYS: Final = 64
+_UNBOUND: Final = ("run:", "chain_key:", "setting:chain")
+"""Documents that change neither whom a key's calls are attributed to nor which budgets count them.
+"""
 
 
 @dataclass(slots=True)
@@ -40,6 +48,10 @@ class Policy:
     ready: bool = False
     keys: dict[bytes, Key] = field(default_factory=dict)
     budgets: dict[str, Budget] = field(default_factory=dict)
+    signing_keys: dict[str, SigningKey] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+    billing: str = "caller"
+    """Who is billed for a call in a chain that is proved: its caller, its root, or both."""
     _names: dict[str, bytes] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     _bindings: dict[tuple[Any, ...], tuple[Budget, ...]] = field(default_factory=dict)
@@ -48,6 +60,10 @@ class Policy:
     _index: dict[tuple[str, str], list[Budget]] | None = None
 
     def key(self, digest: bytes | None) -> Key | None:
+        return self.keys.get(digest) if digest is not None else None
+
+    def key_named(self, key_id: str) -> Key | None:
+        digest = self._names.get(key_id)
         return self.keys.get(digest) if digest is not None else None
 
     def attribution(self, key: Key) -> Attribution:
@@ -102,6 +118,9 @@ class Policy:
         self.keys.clear()
         self.budgets.clear()
         self._names.clear()
+        self.signing_keys.clear()
+        self.runs.clear()
+        self.billing = "caller"
         complaints = [self._apply(name, document) for name, document in documents.items()]
         self._forget()
         self.version = version
@@ -116,7 +135,7 @@ class Policy:
         if name.startswith("key:"):  # a hundred thousand may come at once, which no budget minds
             self._bindings.clear()
             self._attributions.clear()
-        else:
+        elif not name.startswith(_UNBOUND):
             self._forget()
         version = document.get("version")
         self.version = max(self.version, version if isinstance(version, int) else 0)
@@ -134,8 +153,32 @@ class Policy:
                     budget = from_document(document)
                     shadow = replace(budget, on_exceed="shadow") if self.shadow else budget
                     self.budgets[identity] = shadow
+            elif kind == "run":
+                return self._apply_run(identity, document)
+            elif kind == "chain_key":
+                return self._apply_signing_key(identity, document)
+            elif name == "setting:chain":
+                self.billing = _billing(document)
         except (KeyError, TypeError, ValueError) as error:
             return f"The directory document {name} cannot be used and is ignored: {error!r}"
+        return ""
+
+    def _apply_run(self, run_id: str, document: Mapping[str, Any]) -> str:
+        self.runs.pop(run_id, None)
+        if document.get("removed"):
+            return ""
+        if len(self.runs) >= MAX_RUNS:
+            return f"The directory has more than {MAX_RUNS:,} runs; {run_id} is ignored."
+        self.runs[run_id] = run_from_document(document)
+        return ""
+
+    def _apply_signing_key(self, kid: str, document: Mapping[str, Any]) -> str:
+        self.signing_keys.pop(kid, None)
+        if document.get("removed"):
+            return ""
+        if len(self.signing_keys) >= MAX_SIGNING_KEYS:
+            return f"The directory has more than {MAX_SIGNING_KEYS} chain keys; {kid} is ignored."
+        self.signing_keys[kid] = signing_key_from_document(document)
         return ""
 
     def _forget(self) -> None:
@@ -155,3 +198,10 @@ class Policy:
             key = key_from_document(document)
             self._names[key_id] = key.digest
             self.keys[key.digest] = key
+
+
+def _billing(document: Mapping[str, Any]) -> str:
+    said = str(document.get("billing") or "caller")
+    if said not in BILLINGS:
+        raise ValueError(f"billing {said!r} is not one of {', '.join(BILLINGS)}")
+    return said

@@ -69,6 +69,11 @@ class Settings:
         ",".join(PRINCIPAL_CLAIMS),
         "claims of a verified token that name the person; the first that is there",
     )
+    bedrock_models: str = _env(
+        "TOLLKEEPER_BEDROCK_MODELS",
+        "",
+        "models behind Bedrock ARNs that do not name theirs: ARN=MODEL,ARN=MODEL",
+    )
     hold_s: int = _env(
         "TOLLKEEPER_HOLD_S", 900, "seconds after which a hold that nobody settles expires"
     )
@@ -78,9 +83,8 @@ class Settings:
 
     @property
     def deployments(self) -> dict[str, str]:
-        """Azure deployment, in lower case -> model."""
-        pairs = (part.partition("=") for part in self.azure_deployments.split(",") if part.strip())
-        return {name.strip().lower(): model.strip() for name, _, model in pairs}
+        """Azure deployment or Bedrock ARN, in lower case -> model."""
+        return _models(self.azure_deployments) | _models(self.bedrock_models)
 
     @property
     def claims(self) -> tuple[str, ...]:
@@ -90,6 +94,12 @@ class Settings:
     def socket(self, index: int) -> Path:
         """The Unix socket of one worker."""
         return self.socket_dir / f"extproc-{index}.sock"
+
+
+def _models(text: str) -> dict[str, str]:
+    """The pairs of `NAME=MODEL,NAME=MODEL`, names in lower case."""
+    pairs = (part.partition("=") for part in text.split(",") if part.strip())
+    return {name.strip().lower(): model.strip() for name, _, model in pairs}
 
 
 def from_environment(environment: Mapping[str, str] = os.environ, **flags: Any) -> Settings:
@@ -110,10 +120,14 @@ def from_environment(environment: Mapping[str, str] = os.environ, **flags: Any) 
         raise SettingError("TOLLKEEPER_WORKERS must be a number from 1 to 64.")
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", settings.host):
         raise SettingError("TOLLKEEPER_HOST may have letters, digits, dots and dashes only.")
-    if not all(settings.deployments.values()) or "" in settings.deployments:
-        raise SettingError("TOLLKEEPER_AZURE_DEPLOYMENTS must be NAME=MODEL,NAME=MODEL.")
     if not all(settings.claims):
         raise SettingError("TOLLKEEPER_PRINCIPAL_CLAIMS must be names of claims: NAME,NAME.")
+    for variable, name, text in (
+        ("TOLLKEEPER_AZURE_DEPLOYMENTS", "NAME", settings.azure_deployments),
+        ("TOLLKEEPER_BEDROCK_MODELS", "ARN", settings.bedrock_models),
+    ):
+        if not all(_models(text).values()) or "" in _models(text):
+            raise SettingError(f"{variable} must be {name}=MODEL,{name}=MODEL.")
     return settings
 
 

@@ -21,6 +21,8 @@ _PARTS: Final = {
     "events": ("ledger.cli_spend:events", "The metered calls, newest first."),
     "reconcile": ("ledger.cli_reconcile:reconcile", "Compare what is kept twice, and repair it."),
     "audit": ("ledger.cli_books:audit", "Prove that the books are whole and consistent."),
+    "runs": ("ledger.cli_runs:runs", "Runs of agents: start, see what each cost, end."),
+    "chains": ("ledger.cli_chains:chains", "What signs chains, and who pays for them."),
     "migrate": ("ledger.cli_books:migrate", "Create or update the tables in PostgreSQL."),
     "write": ("ledger.cli_books:write", "Run the writer: events from Redis into the books."),
 }

@@ -51,6 +51,10 @@ def spend(
     """Who spent how much: calls, tokens and cost per group, the dearest first, and their total.
 
     Hours, days and months are UTC's. CSV has no total row, so that a pivot does not count it twice.
+
+    `team` made the calls, `root_team` started their chains, and `billed_team` pays for them. Where
+    a call is split between two teams each has its half of the cost, and the calls and tokens stand
+    in the caller's row alone, so that every column adds up to its total.
     """
     from ledger import cli_input, reports
     from ledger import spend as books

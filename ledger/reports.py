@@ -12,6 +12,8 @@ from ledger.money import NANOS_PER_USD
 
 Row = dict[str, Any]
 
+BILLED_TEAM: Final = "billed_team"
+"""Who pays: a column of neither table, for a call may have two of them."""
 # What spending can be asked by, and the column that answers: first those that the rollups hold.
 ROLLUP_DIMENSIONS: Final = {
     "owner": "owner",
@@ -32,6 +34,7 @@ ROLLUP_DIMENSIONS: Final = {
     "chain_trust": "chain_trust",
     "byok": "byok",
     "billing": "billing",
+    BILLED_TEAM: BILLED_TEAM,
 }
 EVENT_DIMENSIONS: Final = {
     "run_id": "run_id",

@@ -2,6 +2,7 @@
 provider.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +17,10 @@ class Asked:
 
     `max_output_tokens` is the stated maximum for one choice, None where the request states none.
     `usage_on_request`: this stream reports usage only if asked, and the client did not ask.
-    `array_stream`: the stream comes as one JSON array, element by element.
+    `array_stream`: the stream comes as one JSON array, element by element. `prompt_cache_key`: what
+    the client groups requests of one conversation by.
+    `operation`: where the body, not the path, says which API it is of. `fixed`: no maximum can be
+    given to this request. `stamp` writes the event's id into a body, where the API has a place.
     """
 
     model: str
@@ -27,6 +31,10 @@ class Asked:
     usage_on_request: bool = False
     service_tier: str = ""
     array_stream: bool = False
+    operation: str = ""
+    fixed: bool = False
+    stamp: Callable[[bytes, str], bytes] | None = None
+    prompt_cache_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

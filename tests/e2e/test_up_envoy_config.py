@@ -6,12 +6,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ledger.embedded import find_envoy
 from ledger.envoy_config import Site, configure, credential_variables, parse_provider
 from ledger.envoy_jwt import People, with_people
 from ledger.parts import stock_envoy_config, stock_file, trusted_authorities
 from tests.e2e.issuer import key_set
+from tests.e2e.processes import ROOT
 
 STOCK = stock_envoy_config()
 
@@ -38,6 +40,23 @@ def test_the_stock_file_is_valid(tmp_path: Path) -> None:
     verdict = _verdict(text, tmp_path, **given)
     assert verdict.rstrip().endswith("OK")
     assert "deprecated" not in verdict
+
+
+def test_bedrock_may_be_signed_for(tmp_path: Path) -> None:
+    """The snippet for AWS roles fits where it says that it belongs."""
+    config = yaml.safe_load(STOCK)
+    snippet = yaml.safe_load((ROOT / "envoy" / "bedrock-sigv4.yaml").read_text())
+    resources = config["static_resources"]
+    cluster = next(each for each in resources["clusters"] if each["name"] == "bedrock")
+    (options,) = cluster["typed_extension_protocol_options"].values()
+    options["http_filters"][0]["typed_config"] |= snippet
+    cluster["per_connection_buffer_limit_bytes"] = 67108864
+    resources["secrets"] = [each for each in resources["secrets"] if each["name"] != "bedrock"]
+    authorities = trusted_authorities(os.environ)
+    text = yaml.safe_dump(config).replace("/etc/ssl/certs/ca-certificates.crt", authorities)
+    given = dict.fromkeys(credential_variables(text).values(), "secret")
+    verdict = _verdict(text, tmp_path, **given, AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="y")
+    assert verdict.rstrip().endswith("OK")
 
 
 @pytest.mark.parametrize("credentials", [(), ("OPENAI_API_KEY", "GROQ_API_KEY")])

@@ -19,6 +19,7 @@ PURE: Final = (
     "extproc.chain",
     "extproc.providers",
     "extproc.sse",
+    "extproc.eventstream",
     "extproc.inflate",
     "extproc.estimate",
     "extproc.budget",
@@ -45,6 +46,10 @@ PURE: Final = (
     "ledger.cli_input",
     "ledger.key_files",
     "ledger.label_text",
+    "ledger.run_trees",
+    "ledger.chains",
+    "extproc.signals",
+    "extproc.own_api",
 )
 SIDECAR_MAY_IMPORT: Final = (
     "ledger.money",
@@ -54,6 +59,7 @@ SIDECAR_MAY_IMPORT: Final = (
     "ledger.budgets",
     "ledger.keyspace",
     "ledger.label_text",
+    "ledger.chains",
 )
 # I/O, clocks and randomness: what a pure module takes as an argument instead.
 WORLD: Final = (
