@@ -210,7 +210,7 @@ def set_limits(
     row = find(session, text)
     if row["status"] == "revoked":
         raise RefusedError(f"The key {row['key_id']} is revoked; issue a new one.")
-    _refuse_quarantined(row)
+    must_have_labels(row)
     changes = {name: value for name, value in wanted.items() if value != row[name]}
     if not changes:
         return row
@@ -270,10 +270,11 @@ def may_rotate(old: Row) -> None:
         raise RefusedError(f"The key {old['key_id']} is revoked; issue a new one.")
     if old["status"] == "suspended":
         raise RefusedError(f"The key {old['key_id']} is suspended; resume it before you rotate it.")
-    _refuse_quarantined(old)
+    must_have_labels(old)
 
 
-def _refuse_quarantined(row: Row) -> None:
+def must_have_labels(row: Row) -> None:
+    """Raises RefusedError where labels of this key are missing, and says what to do."""
     if in_quarantine(row):
         raise RefusedError(
             f"The key {row['key_id']} is in quarantine; give it its labels first, with"

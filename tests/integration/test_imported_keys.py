@@ -304,6 +304,8 @@ def test_a_quarantined_key_is_suspended_and_revoked_like_any(
     for verb, status in (("suspend", "suspended"), ("resume", "active"), ("revoke", "revoked")):
         assert cli("keys", verb, key_id).exit_code == 0
         assert published(books, key_id)["status"] == status
+    started = cli("runs", "start", "--key", imported[PARTLY])
+    assert (started.exit_code, "in quarantine" in started.stderr) == (1, True)
     for command in (("rotate",), ("set", "--rpm", "5")):
         refused = cli("keys", command[0], imported[PARTLY], *command[1:])
         assert refused.exit_code == 1
