@@ -58,7 +58,7 @@ from extproc.events import (
     ResponseTrailers,
 )
 from extproc.hold import Hold, hold_asked, hold_growth, hold_unread
-from extproc.identity import present, proven, refuse_key
+from extproc.identity import present, proven, recognise, refuse_key
 from extproc.inflate import InflateError, open_inflate
 from extproc.meter import Call, Draft, Settlement, draft, meter, output_so_far
 from extproc.own_api import MAX_BODY_BYTES, answer, refuse_call, start_run
@@ -180,6 +180,8 @@ class Exchange:
         call.method = headers.get(":method", b"").decode("latin-1")
         path = headers.get(":path", b"").decode("latin-1")
         presented = present(headers, path)
+        if presented.candidates:
+            presented = recognise(presented, path, self._policy.keys)
         self._destination = target = destination(presented.path or path, self._told)
         call.provider, call.path = target.provider, target.path
         call.has_body = not event.ended

@@ -45,6 +45,8 @@ PURE: Final = (
     "ledger.balances",
     "ledger.explain",
     "ledger.plans",
+    "ledger.cli_input",
+    "ledger.key_files",
     "ledger.label_text",
     "ledger.run_trees",
     "ledger.chains",
