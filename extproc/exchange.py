@@ -55,6 +55,7 @@ from extproc.events import (
     ResponseHeaders,
     ResponseTrailers,
 )
+from extproc.form import as_json, is_form
 from extproc.hold import Hold, hold_asked, hold_growth, hold_unread
 from extproc.identity import present, refuse_key
 from extproc.inflate import InflateError, open_inflate
@@ -98,6 +99,8 @@ _BEFORE_ADMISSION: Final = (State.IDLE, State.BODY, State.RESERVING)
 _EARLY: Final = 0.7
 _LATE: Final = 0.95
 """Parts of a stream's hold at which more is asked for, and at which it is the last time."""
+_UNREAD_REQUESTS: Final = ("other", "batches")
+"""Operations whose request says nothing of its cost, or is too large to be read for it."""
 _METERED_TYPES: Final = ("", "application/json", "text/plain")
 _DESTINATION_UNKNOWN: Final = Told()
 
@@ -111,6 +114,7 @@ class Exchange:
         self._told = told
         self._call = Call(event_id=event_id, started_us=0, run_id=event_id)
         self._destination: Destination | None = None
+        self._form = b""
         self._request_mode = BodyMode.NONE
         self._body = b""
         self._injected = False
@@ -181,9 +185,11 @@ class Exchange:
         if refusal is not None:
             return self._refuse(refusal)
         changes = () if presented.path is None else ((":path", presented.path.encode("latin-1")),)
-        if call.operation == "other":
+        if call.operation in _UNREAD_REQUESTS:
             self._onward = Continue(set_headers=changes, remove_headers=presented.remove)
             hold = hold_unread(call, self._policy, now_us)
+            if isinstance(hold, Refusal):
+                return self._refuse(hold)
             if call.free and not hold.plan.shares:
                 self.state = State.UPSTREAM
                 return self._onward
@@ -202,6 +208,8 @@ class Exchange:
             says = "This call needs a JSON body, and none was sent."
             return self._refuse(Refusal(status=400, code="malformed_request", message=says))
         self._content_encoding = _coding(event.headers)
+        if self._call.silent and is_form(content_type := event.headers.get("content-type", b"")):
+            self._form = content_type
         self._request_mode = BodyMode.BUFFERED
         self.state = State.BODY
         return Continue(
@@ -218,7 +226,10 @@ class Exchange:
             body = self._decoded(event.body, self._policy.max_request_bytes)
         except InflateError as error:
             return self._refuse(_malformed(f"The request body cannot be decoded: {error}"))
-        asked = api.read_request(call.operation, body, self._destination.path_and_query)
+        said = as_json(body, self._form) if self._form else body
+        if isinstance(said, BadRequest):
+            return self._refuse(_malformed(said.says))
+        asked = api.read_request(call.operation, said, self._destination.path_and_query)
         if isinstance(asked, BadRequest):
             return self._refuse(_malformed(asked.says))
         if deployment := self._destination.deployment:
@@ -349,8 +360,8 @@ class Exchange:
     def _unread(self, stamp: tuple[tuple[str, bytes], ...]) -> Continue:
         call = self._call
         call.streamed = False
-        metered = call.operation != "other"
-        call.outcome = "provider_error" if call.http_status >= 400 or metered else "ok"
+        readable = call.operation != "other" and not call.silent
+        call.outcome = "provider_error" if call.http_status >= 400 or readable else "ok"
         self.state = State.DONE
         return Continue(set_headers=stamp)
 
@@ -362,13 +373,13 @@ class Exchange:
         except InflateError:
             body = b""
         call.answer = answer = self._destination.api.read_answer(call.operation, body)
-        readable = answer.usage is not None or answer.output_bytes > 0
+        cut = not answer.complete and body.lstrip().startswith(b"{")
+        readable = answer.usage is not None or answer.output_bytes > 0 or (call.silent and not cut)
         if call.http_status >= 400 or answer.failed:
             call.outcome = "provider_error"
         elif readable:
             call.outcome = "ok"
         else:
-            cut = not answer.complete and body.lstrip().startswith(b"{")
             call.outcome = "provider_gone" if cut else "provider_error"
             answer.complete = not cut
         self.state = State.DONE

@@ -14,7 +14,9 @@ from ledger.event import TOKEN_FIELDS, MeteredEvent, Usage
 from ledger.prices import Rates, cost_nanos, price_source
 
 FREE_METHODS: Final = ("GET", "HEAD", "OPTIONS", "DELETE")
-_FREE_ENDS: Final = ("/count_tokens", "/moderations")
+_FREE_ENDS: Final = ("/count_tokens", "/moderations", "/cancel")
+_SILENT: Final = ("images", "audio", "batches")
+"""Operations whose good answers may not say what was used; what is not said has no known price."""
 _MAX_TEXT: Final = 200
 """Characters of any client- or provider-supplied text that an event keeps."""
 
@@ -44,6 +46,11 @@ class Call:
     streamed: bool = False
     first_byte_us: int | None = None
     attempts: int = 1
+
+    @property
+    def silent(self) -> bool:
+        """Whether a good answer may leave out what was used."""
+        return self.operation in _SILENT
 
     @property
     def free(self) -> bool:
@@ -184,6 +191,8 @@ def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
     asked = call.asked
     if asked is None or call.http_status >= 400:
         return (said, "provider") if said is not None else (Usage(), "none")
+    if call.silent and (answer.complete or not answer.output_bytes):
+        return Usage(), "none"
     model = answer.model or asked.model
     output = policy.estimates.output_tokens(call.provider, model, answer.output_bytes)
     if said is not None:
@@ -197,10 +206,10 @@ def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
 
 
 def _model(call: Call, answer: Answer, usage: Usage) -> str:
-    """The provider's own name for the model; the requested one only where tokens were spent."""
+    """The provider's own name for the model; the requested one only where it was spent on."""
     if answer.model:
         return answer.model
-    spent = usage.input_tokens or usage.output_tokens
+    spent = usage.input_tokens or usage.output_tokens or (call.silent and call.outcome == "ok")
     return call.asked.model if call.asked is not None and spent else ""
 
 
@@ -215,7 +224,8 @@ def _cost(
     if call.free:
         return 0, "free"
     if usage == Usage():
-        return (None, "unpriced") if call.operation == "other" else (0, "none")
+        unsaid = call.silent and call.outcome != "provider_error"
+        return (None, "unpriced") if call.operation == "other" or unsaid else (0, "none")
     rates = rates_for(call, policy, model, service_tier)
     if rates is None and call.asked is not None and call.asked.model != model:
         rates = rates_for(call, policy, call.asked.model, service_tier)

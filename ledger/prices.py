@@ -42,9 +42,10 @@ class Rates:
 
     `long_context` pairs a number of tokens with the rates for the whole of a request whose input is
     larger, in ascending order. `assumed` names the kinds that the source does not price and for
-    which a neighbour's rate was taken; see `price_source`. `image_input` is the dearest rate for
-    pictures or video: usage does not tell them apart, so it only raises the ceiling.
-    `context_tokens` is the model's context window, None where unknown.
+    which a neighbour's rate was taken; see `price_source`. Usage does not always tell pictures from
+    text, and never video: `output` is then the dearest of them, and `dearest_input` what input may
+    cost at most. Where it tells, pictures cost `image_input` and `image_output`, and what is left
+    of the output `text_output`. `context_tokens` is the model's context window, None where unknown.
     """
 
     input: int
@@ -53,9 +54,12 @@ class Rates:
     cache_write_1h: int
     audio_input: int
     image_input: int
+    dearest_input: int
     output: int
     reasoning: int
     audio_output: int
+    image_output: int
+    text_output: int
     request_nanos: int = 0
     long_context: tuple[tuple[int, "Rates"], ...] = ()
     context_tokens: int | None = None
@@ -67,10 +71,11 @@ def cost_nanos(rates: Rates, usage: Usage) -> int:
     """What the call cost, rounded once (half to even); at most MAX_NANOS, which the books can hold.
 
     Every token has exactly one rate. The input is dealt out to its parts in the order 1 h cache
-    writes, 5 min cache writes, audio, cache reads, and the rest is plain; the output likewise to
-    audio, reasoning and the rest. Usage does not say how many tokens are both audio and cached:
-    they are taken to be as few as the totals allow, which errs on the dear side. Parts that claim
-    more than their whole get what is left of it. A request's fee is due once it used any token.
+    writes, 5 min cache writes, audio, images, cache reads, and the rest is plain; the output
+    likewise to audio, images, reasoning and the rest. Usage does not say how many tokens are both
+    audio (or image) and cached: they are taken to be as few as the totals allow, which errs on the
+    dear side. Parts that claim more than their whole get what is left of it. A request's fee is due
+    once it used any token.
     """
     if usage.input_tokens <= 0 and usage.output_tokens <= 0:
         return 0
@@ -81,6 +86,7 @@ def cost_nanos(rates: Rates, usage: Usage) -> int:
             (usage.cache_write_1h_tokens, rates.cache_write_1h),
             (usage.cache_write_5m_tokens, rates.cache_write_5m),
             (usage.audio_input_tokens, rates.audio_input),
+            (usage.image_input_tokens, rates.image_input),
             (usage.cache_read_tokens, rates.cache_read),
         ),
         rates.input,
@@ -89,9 +95,10 @@ def cost_nanos(rates: Rates, usage: Usage) -> int:
         usage.output_tokens,
         (
             (usage.audio_output_tokens, rates.audio_output),
+            (usage.image_output_tokens, rates.image_output),
             (usage.reasoning_tokens, rates.reasoning),
         ),
-        rates.output,
+        rates.text_output if usage.image_output_tokens > 0 else rates.output,
     )
     return _rounded(total + rates.request_nanos * TOKENS_PER_RATE)
 
@@ -117,10 +124,11 @@ def price_source(rates: Rates, usage: Usage) -> str:
     Names an assumption only where the call used the kind of token that it concerns.
     """
     says = [rates.source]
+    told = usage.image_input_tokens > 0 or usage.image_output_tokens > 0
     says += [
         f"{kind.replace('_', '-')}-assumed"
         for kind in sorted(rates.assumed)
-        if getattr(usage, f"{kind}_tokens") > 0
+        if getattr(usage, f"{kind}_tokens") > 0 and not (told and kind in ("input", "output"))
     ]
     cached = usage.cache_read_tokens + usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
     if usage.audio_input_tokens > 0 and cached > 0 and rates.audio_input != rates.input:
@@ -154,8 +162,11 @@ def _dearest(rates: Rates, input_tokens: int, output_tokens: int) -> int:
         rates.cache_write_1h,
         rates.audio_input,
         rates.image_input,
+        rates.dearest_input,
     )
-    output_rate = max(rates.output, rates.reasoning, rates.audio_output)
+    output_rate = max(
+        rates.output, rates.text_output, rates.reasoning, rates.audio_output, rates.image_output
+    )
     fee = rates.request_nanos * TOKENS_PER_RATE
     return input_tokens * input_rate + output_tokens * output_rate + fee
 

@@ -51,6 +51,8 @@ def operation(method: str, path: str) -> str:
     end = segments(path)[-3:]
     if method == "POST" and end[-1:] == ["messages"] and end[0] != "threads":
         return "messages"
+    if method == "POST" and end[-2:] == ["messages", "batches"]:
+        return "batches"
     found = openai.operation(method, path)
     return found if found == "chat" else "other"
 

@@ -58,12 +58,11 @@ def read_usage(block: object) -> Usage | None:
     elif total is not None and total > known_in + known_out:
         reasoning = max(reasoning, total - known_in - known_out)
         known_out = total - known_in
-    audio_out = count(details.get("audio_tokens")) or 0
-    return _with_input_parts(block, known_in, known_out, reasoning, audio_out)
+    return _with_input_parts(block, known_in, known_out, reasoning, details)
 
 
 def _with_input_parts(
-    block: dict[str, Any], known_in: int, known_out: int, reasoning: int, audio_out: int
+    block: dict[str, Any], known_in: int, known_out: int, reasoning: int, made: dict[str, Any]
 ) -> Usage:
     details = mapping(
         _first(block, "prompt_tokens_details", "input_tokens_details", "input_token_details")
@@ -80,7 +79,9 @@ def _with_input_parts(
         output_tokens=known_out,
         reasoning_tokens=min(reasoning, known_out),
         audio_input_tokens=min(count(details.get("audio_tokens")) or 0, known_in),
-        audio_output_tokens=min(audio_out, known_out),
+        audio_output_tokens=min(count(made.get("audio_tokens")) or 0, known_out),
+        image_input_tokens=min(count(details.get("image_tokens")) or 0, known_in),
+        image_output_tokens=min(count(made.get("image_tokens")) or 0, known_out),
     )
 
 
@@ -93,8 +94,8 @@ def _first(block: dict[str, Any], *names: str) -> Any:
 
 
 def read_answer(operation: str, body: bytes) -> Answer:
-    """A whole answer of any status."""
-    if operation == "other":
+    """A whole answer of any status. Of a batch that was taken in, its id: its usage comes later."""
+    if operation in ("other", "batches"):
         return unmetered.read_answer(body)
     if operation == "embeddings" and len(body) > 2 * _EMBEDDINGS_TAIL:
         answer = _read_embeddings(body)

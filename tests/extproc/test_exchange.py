@@ -291,9 +291,9 @@ def test_other_paths_are_one_event_each() -> None:
 
 
 def test_other_paths_that_may_cost_are_unpriced() -> None:
-    """An image costs money that we do not know: unpriced, not zero, and not past a budget."""
+    """A fine-tune costs money that we do not know: unpriced, not zero, and not past a budget."""
     exchange = start(policy(budget()))
-    action = exchange.receive(ask("/openai/v1/images/generations"), NOW_US)
+    action = exchange.receive(ask("/openai/v1/fine_tuning/jobs"), NOW_US)
     assert isinstance(action, Reserve)
     exchange.receive(Admitted(held=True), NOW_US)
     exchange.receive(answer_headers(), NOW_US)

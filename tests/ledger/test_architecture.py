@@ -27,6 +27,7 @@ PURE: Final = (
     "extproc.policy",
     "extproc.reading",
     "extproc.refusal",
+    "extproc.form",
     "ledger.money",
     "ledger.event",
     "ledger.prices",
