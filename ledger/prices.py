@@ -79,7 +79,29 @@ def cost_nanos(rates: Rates, usage: Usage) -> int:
     """
     if usage.input_tokens <= 0 and usage.output_tokens <= 0:
         return 0
+    return _rounded(_millionths(_rates_for(rates, usage.input_tokens), usage))
+
+
+def cache_write_nanos(rates: Rates, usage: Usage, cost: int) -> tuple[int, int]:
+    """What of a call's booked `cost` its cache writes cost: those for 5 minutes and for an hour.
+
+    Their part in the cost by these rates: so it is right to the nanodollar where the call was
+    priced by them, and never more than the cost where it was priced by others.
+    """
+    if cost <= 0 or usage.cache_write_5m_tokens + usage.cache_write_1h_tokens <= 0:
+        return 0, 0
     rates = _rates_for(rates, usage.input_tokens)
+    whole = _millionths(rates, usage)
+    if whole <= 0:
+        return 0, 0
+    long = max(0, min(usage.cache_write_1h_tokens, usage.input_tokens))
+    short = max(0, min(usage.cache_write_5m_tokens, usage.input_tokens - long))
+    long_nanos = cost * long * rates.cache_write_1h // whole
+    both = cost * (long * rates.cache_write_1h + short * rates.cache_write_5m) // whole
+    return both - long_nanos, long_nanos
+
+
+def _millionths(rates: Rates, usage: Usage) -> int:
     total = _dealt(
         usage.input_tokens,
         (
@@ -100,7 +122,7 @@ def cost_nanos(rates: Rates, usage: Usage) -> int:
         ),
         rates.text_output if usage.image_output_tokens > 0 else rates.output,
     )
-    return _rounded(total + rates.request_nanos * TOKENS_PER_RATE)
+    return total + rates.request_nanos * TOKENS_PER_RATE
 
 
 def ceiling_nanos(rates: Rates, input_tokens: int, output_tokens: int) -> int:

@@ -43,6 +43,8 @@ PURE: Final = (
     "ledger.balances",
     "ledger.explain",
     "ledger.plans",
+    "ledger.sharing",
+    "ledger.shared_context",
 )
 SIDECAR_MAY_IMPORT: Final = (
     "ledger.money",
