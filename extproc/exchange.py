@@ -238,7 +238,7 @@ class Exchange:
         call.asked = asked
         call.streamed = asked.streamed
         self._body = body
-        self._injected = asked.usage_on_request
+        self._injected = asked.usage_on_request and call.provider not in self._policy.usage_unasked
         hold = hold_asked(call, self._policy, now_us)
         return self._refuse(hold) if isinstance(hold, Refusal) else self._reserve(hold)
 

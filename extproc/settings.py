@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ledger.prices import list_names
+
 
 def _env(name: str, default: Any, says: str) -> Any:
     return field(default=default, metadata={"env": name, "help": says})
@@ -62,6 +64,16 @@ class Settings:
     azure_deployments: str = _env(
         "TOLLKEEPER_AZURE_DEPLOYMENTS", "", "models behind Azure deployments: NAME=MODEL,NAME=MODEL"
     )
+    price_list: str = _env(
+        "TOLLKEEPER_PRICE_LIST",
+        "",
+        "price lists of providers whose name does not say it: NAME=LIST,NAME=LIST",
+    )
+    usage_unasked: str = _env(
+        "TOLLKEEPER_USAGE_UNASKED",
+        "mistral,openrouter",
+        "providers whose streams report usage unasked, and may refuse to be asked",
+    )
     hold_s: int = _env(
         "TOLLKEEPER_HOLD_S", 900, "seconds after which a hold that nobody settles expires"
     )
@@ -74,6 +86,16 @@ class Settings:
         """Azure deployment, in lower case -> model."""
         pairs = (part.partition("=") for part in self.azure_deployments.split(",") if part.strip())
         return {name.strip().lower(): model.strip() for name, _, model in pairs}
+
+    @property
+    def price_lists(self) -> dict[str, str]:
+        """Provider -> price list."""
+        return list_names(self.price_list)
+
+    @property
+    def unasked(self) -> frozenset[str]:
+        """Providers that are not asked for usage."""
+        return frozenset(name.strip() for name in self.usage_unasked.split(",") if name.strip())
 
     def socket(self, index: int) -> Path:
         """The Unix socket of one worker."""
@@ -100,6 +122,10 @@ def from_environment(environment: Mapping[str, str] = os.environ, **flags: Any) 
         raise SettingError("TOLLKEEPER_HOST may have letters, digits, dots and dashes only.")
     if not all(settings.deployments.values()) or "" in settings.deployments:
         raise SettingError("TOLLKEEPER_AZURE_DEPLOYMENTS must be NAME=MODEL,NAME=MODEL.")
+    try:
+        list_names(settings.price_list)
+    except ValueError as error:
+        raise SettingError(f"TOLLKEEPER_PRICE_LIST {error}") from None
     return settings
 
 

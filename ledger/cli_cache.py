@@ -53,7 +53,6 @@ def cache(
     """
     from ledger import cli_input, reports, shared_context
     from ledger import spend as books
-    from ledger.price_list import standard_table
 
     most = shared_context.MAX_GROUPS
     with run.books() as db, db.transaction(snapshot=True) as session:
@@ -68,7 +67,7 @@ def cache(
             raise Refusal(f"That is more than {most:,} groups; ask --by something coarser.")
         try:
             found = shared_context.tally(
-                question.by, books.cached_calls(session, question), standard_table()
+                question.by, books.cached_calls(session, question), run.rates()
             )
         except shared_context.TooManyGroupsError as error:
             raise Refusal(str(error)) from None

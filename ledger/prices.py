@@ -30,8 +30,16 @@ OUR_NAMES: Final = {
     "bedrock": "aws",
     "xai": "x-ai",
     "moonshot": "moonshotai",
+    "kimi": "moonshotai",
     "voyage": "voyageai",
+    "grok": "x-ai",
+    "mistralai": "mistral",
+    "togetherai": "together",
+    "together-ai": "together",
+    "fireworks-ai": "fireworks",
+    "z-ai": "zai",
 }
+"""A provider's name in the gateway -> its price list's; others have the list of their own name."""
 _UNKNOWN_TIER: Final = "?"
 _DAY_US: Final = 86_400_000_000
 
@@ -276,19 +284,50 @@ class PriceList:
         return self.models[found] if found < len(self.models) else None
 
 
-class RateTable:
-    """The rates of every model in one price version. Remembers a bounded number of names."""
+def list_names(text: str) -> dict[str, str]:
+    """Which provider has which price list, from `NAME=LIST,NAME=LIST`; ValueError says what is
+    wrong with it.
+    """
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    names = {name.strip().lower(): listed.strip().lower() for name, _, listed in pairs}
+    if "" in names or not all(names.values()):
+        raise ValueError("must be NAME=LIST,NAME=LIST: a provider's name and that of a price list.")
+    return names
 
-    def __init__(self, version: str, lists: Mapping[str, PriceList]) -> None:
+
+class RateTable:
+    """The rates of every model in one price version. Remembers a bounded number of names.
+
+    `names`: which provider has which price list, where its own name does not say so. A provider
+    whose list is not known is unpriced: no other list is guessed.
+    """
+
+    def __init__(
+        self, version: str, lists: Mapping[str, PriceList], names: Mapping[str, str] | None = None
+    ) -> None:
         self.version: Final = version
         self._lists = dict(lists)
+        self._own_names = dict(names or {})
+        self._names = OUR_NAMES | self._own_names
         self._tiers = STANDARD_TIERS.union(
             *(model.tiers for prices in lists.values() for model in prices.models)
         )
         self._schedule = lru_cache(maxsize=REMEMBERED_NAMES)(self._find_schedule)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RateTable, (self.version, self._lists)
+        return RateTable, (self.version, self._lists, self._own_names)
+
+    @property
+    def lists(self) -> frozenset[str]:
+        """The names of the price lists."""
+        return frozenset(self._lists)
+
+    def named(self, names: Mapping[str, str]) -> "RateTable":
+        """The same rates for further names; the version says so, as it decides on the cost."""
+        if not names:
+            return self
+        said = ",".join(f"{name}={listed}" for name, listed in sorted(names.items()))
+        return RateTable(f"{self.version} {said}", self._lists, self._own_names | dict(names))
 
     def lookup(self, provider: str, model: str, at_us: int, service_tier: str = "") -> Rates | None:
         """The rates of a call that started at `at_us`; None where they are not known.
@@ -309,7 +348,7 @@ class RateTable:
 
     def _find_schedule(self, provider: str, model: str, tier: str) -> Schedule | None:
         provider = provider.strip().lower()
-        provider = OUR_NAMES.get(provider, provider)
+        provider = self._names.get(provider, provider)
         prices = self._lists.get(provider)
         if prices is None:
             return None

@@ -9,6 +9,7 @@ from extproc.providers import unmetered
 from extproc.providers.fields import count, label, mapping, parse, sequence, text, usd_nanos, utf8
 from extproc.providers.shape import Answer
 from ledger.event import Usage
+from ledger.money import MAX_NANOS, round_millionths
 
 _TEXTS: Final = (
     "content",
@@ -23,6 +24,7 @@ _SUMMARIES: Final = ("content", "summary")
 _AUDIO_BYTES_PER_BYTE: Final = (
     800  # base64 of 24 kHz PCM at 20 tokens a second, four bytes of text to a token
 )
+_MILLIONTHS_PER_TICK: Final = 100_000  # ten billion ticks to a dollar
 _EMBEDDINGS_TAIL: Final = 4096
 _MODEL: Final = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){0,256}")')
 _ENDS: Final = {
@@ -138,7 +140,7 @@ class ChatStream:
         self._finished = False
 
     def feed(self, event: bytes, data: bytes) -> bool:
-        """True for the chunk that `include_usage` adds: usage, and a list of no choices."""
+        """True for the chunk that `include_usage` adds: usage, and no choices (or null)."""
         answer = self.answer
         try:
             chunk = orjson.loads(data)
@@ -163,7 +165,7 @@ class ChatStream:
         if chunk.get("error"):
             answer.failed = answer.complete = True
             return False
-        if choices != [] or type(usage) is not dict or chunk.get("moderation"):
+        if choices or type(usage) is not dict or chunk.get("moderation"):
             return False
         answer.complete = answer.complete or self._finished
         return True
@@ -215,12 +217,20 @@ def _take_usage(answer: Answer, block: object) -> None:
     if usage is None:
         return
     answer.usage = usage
-    cost = mapping(block).get("cost")
-    if type(cost) is dict:
-        cost = cost.get("total_cost")
-    nanos = usd_nanos(cost)
+    nanos = stated_cost(mapping(block))
     if nanos is not None:
         answer.provider_cost_nanos = nanos
+
+
+def stated_cost(usage: dict[str, Any]) -> int | None:
+    """What the host itself says that the call cost: in dollars, or in xAI's ticks."""
+    ticks = usage.get("cost_in_usd_ticks")
+    if type(ticks) is int and 0 <= ticks <= MAX_NANOS:
+        return round_millionths(ticks * _MILLIONTHS_PER_TICK)
+    cost = usage.get("cost")
+    if type(cost) is dict:
+        cost = cost.get("total_cost")
+    return usd_nanos(cost)
 
 
 def _take_response(answer: Answer, response: dict[str, Any], counted: bool = False) -> None:
@@ -254,8 +264,12 @@ def _choice_bytes(choice: dict[str, Any], name: str) -> int:
 
 
 def _nested_bytes(key: str, value: object) -> int:
-    if key == "content":
-        return sum(_text_bytes(mapping(part)) for part in sequence(value))
+    if key in ("content", "thinking"):
+        parts = [mapping(part) for part in sequence(value)]
+        thought = (part["thinking"] for part in parts if type(part.get("thinking")) is list)
+        return sum(map(_text_bytes, parts)) + sum(
+            _nested_bytes("thinking", each) for each in thought
+        )
     if key == "tool_calls":
         calls = (mapping(call) for call in sequence(value))
         return sum(

@@ -13,7 +13,7 @@ import orjson
 from extproc.form import FILES
 from extproc.providers.body import read_object
 from extproc.providers.fields import MOST_TOKENS, count, label, mapping, parse, sequence, text, utf8
-from extproc.providers.openai_answer import read_usage
+from extproc.providers.openai_answer import read_usage, stated_cost
 from extproc.providers.paths import segments
 from extproc.providers.shape import Answer, Asked, BadRequest
 from extproc.providers.weight import IMAGE_BYTES
@@ -94,6 +94,7 @@ def read_answer(operation: str, body: bytes) -> Answer:
     answer.response_id = label(said.get("id"))
     answer.failed = bool(said.get("error"))
     answer.usage = _usage(operation, said.get("usage"))
+    answer.provider_cost_nanos = stated_cost(mapping(said.get("usage")))
     pictures = sum(len(text(mapping(each).get("b64_json"))) for each in sequence(said.get("data")))
     answer.output_bytes = pictures // _PICTURE_BYTES_PER_BYTE + utf8(text(said.get("text")))
     return answer

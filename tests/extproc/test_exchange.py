@@ -19,6 +19,7 @@ from extproc.events import (
 from extproc.exchange import Exchange, Reserve
 from extproc.meter import Settlement
 from extproc.policy import Policy
+from extproc.providers.routing import Told
 from extproc.refusal import Refusal
 from ledger.event import MeteredEvent
 from tests.extproc.builders import KEY, NOW_US, answer, answer_headers, ask, body, budget, policy
@@ -116,6 +117,18 @@ def test_a_stream_keeps_its_bytes_less_the_usage_we_asked_for() -> None:
     assert exchange.done
     made = event(exchange)
     assert (made.streamed, made.cost_nanos, made.outcome) == (True, ANSWER_NANOS, "ok")
+
+
+def test_a_host_that_reports_unasked_is_not_asked() -> None:
+    """Mistral refuses a request that asks, so it goes as it came, and no chunk is taken out."""
+    told = Exchange(policy(), "e", Told("mistral", "compatible", "/mistral"))
+    told.receive(ask("/mistral/v1/chat/completions"), NOW_US)
+    told.receive(body(json.dumps(CHAT | {"stream": True})), NOW_US)
+    assert told.receive(Admitted(held=False), NOW_US) is CONTINUE
+    told.receive(answer_headers("text/event-stream"), NOW_US)
+    for chunk in CHUNKS:
+        assert told.receive(answer(chunk, ended=False), NOW_US) is CONTINUE
+    assert event(told).output_tokens == 500
 
 
 @given(st.data())

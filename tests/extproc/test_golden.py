@@ -19,7 +19,12 @@ from tests.extproc.test_sse import cut
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = sorted(path.parent for path in DATA.glob("*/*/expected.json"))
-APIS: dict[str, Api] = {"openai": openai, "anthropic": anthropic, "azure": azure}
+APIS: dict[str, Api] = {
+    "openai": openai,
+    "anthropic": anthropic,
+    "azure": azure,
+    "compatible": compatible,
+}
 NOVEMBER_2026_US = int(datetime(2026, 11, 15, 12, tzinfo=UTC).timestamp()) * 1_000_000
 
 all_cases = pytest.mark.parametrize(
@@ -42,9 +47,10 @@ def read(case: Path, api: Api, cuts: list[int]) -> tuple[Answer, bytes]:
     asked = api.read_request(operation, (case / "request.json").read_bytes())
     assert isinstance(asked, Asked)
     stream, events, kept = api.stream(operation), EventStream(), b""
+    unasked = expected.get("unasked", False)
 
     def drop(event: bytes, data: bytes) -> bool:
-        return stream.feed(event, data) and asked.usage_on_request
+        return stream.feed(event, data) and asked.usage_on_request and not unasked
 
     for chunk in cut((case / "response.sse").read_bytes(), cuts):
         kept += events.keep(chunk, drop)
