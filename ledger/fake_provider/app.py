@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from ledger.fake_provider import anthropic_api, openai_api, responses_api
+from ledger.fake_provider import anthropic_api, media_api, openai_api, responses_api
 from ledger.fake_provider.books import Bill, Books, leaks
 from ledger.fake_provider.directives import HEADER, DirectiveError, Directives, read
 from ledger.fake_provider.reply import Asked, Part, Reply, bomb, compressed, cut
@@ -28,6 +28,10 @@ _OPERATIONS: Final = (
     ("/responses", "responses"),
     ("/embeddings", "embeddings"),
     ("/images/generations", "images"),
+    ("/images/edits", "images"),
+    ("/audio/transcriptions", "audio"),
+    ("/audio/speech", "audio"),
+    ("/batches", "batches"),
 )
 _MAXIMA: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _DEPLOYMENTS: Final = "/openai/deployments/"
@@ -152,7 +156,9 @@ class _Call:
         return self._mischief(asked, wishes), wishes
 
     def _asked(self, operation: str, body: bytes) -> Asked:
-        document = orjson.loads(body)
+        head = dict(self._headers).get(b"content-type", b"").decode("latin-1")
+        posted = head.startswith("multipart/")
+        document = media_api.form(head, body) if posted else orjson.loads(body)
         if not isinstance(document, dict):
             raise ValueError("The request's body is not a JSON object.")
         text = text_of(document)
@@ -317,7 +323,11 @@ def _answer(asked: Asked) -> Reply:
     if asked.operation == "embeddings":
         return openai_api.embeddings(asked)
     if asked.operation == "images":
-        return openai_api.images(asked)
+        return media_api.images(asked)
+    if asked.operation == "audio":
+        return media_api.speech(asked) if "voice" in asked.body else media_api.transcripts(asked)
+    if asked.operation == "batches":
+        return media_api.batches(asked)
     return openai_api.completions(asked)
 
 
