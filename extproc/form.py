@@ -26,6 +26,7 @@ _MULTIPART: Final = re.compile(
     rb"multipart/form-data((?:\s*;\s*" + _TOKEN + rb"\s*=\s*" + _VALUE + rb")+)\s*;?\s*",
     re.IGNORECASE,
 )
+_HEADER: Final = re.compile(_TOKEN + rb":[^\r\n]*")
 _PLAIN_CODINGS: Final = (b"7bit", b"8bit", b"binary")
 
 
@@ -78,7 +79,7 @@ def _object(body: bytes, delimiter: bytes) -> bytes:
             name = part.name.decode("utf-8", "replace")
             members.append(orjson.dumps(name) + b":" + orjson.dumps(text))
         position = end + len(delimiter)
-    if body.find(delimiter, position) >= 0:
+    if len(body) - position > 4 or body[position + 2 :] not in (b"", b"\r\n"):
         raise _FormError("it goes on behind its end.")
     members.append(orjson.dumps(FILES) + b":" + orjson.dumps(files))
     return b"{" + b",".join(members) + b"}"
@@ -93,14 +94,14 @@ def _part(body: bytes, position: int) -> _Part:
         raise _FormError(f"the head of a part is not within {MAX_HEADER_BYTES:,} bytes.")
     dispositions = []
     for line in body[position + 2 : start].split(b"\r\n"):
+        if not _HEADER.fullmatch(line):
+            raise _FormError("the head of a part has a line that is no header.")
         name, _, value = line.partition(b":")
-        name, value = name.lower(), value.strip()
+        name, value = name.lower(), value.strip(b" \t")
         if name == b"content-disposition":
             dispositions.append(value)
         elif name == b"content-transfer-encoding" and value.lower() not in _PLAIN_CODINGS:
             raise _FormError("one of its parts has a transfer encoding.")
-        elif line[:1] in (b" ", b"\t") or b"\n" in line or b"\r" in line:
-            raise _FormError("the head of a part has a line that is not one.")
     found = _DISPOSITION.fullmatch(dispositions[0]) if len(dispositions) == 1 else None
     parameters = _PARAMETERS.findall(found[1]) if found else []
     names = [value.strip(b'"') for key, value in parameters if key.lower() == b"name"]

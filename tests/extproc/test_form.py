@@ -1,9 +1,11 @@
 """Multipart forms: what they say, and that no form can be read as another one."""
 
 import json
+from email.parser import BytesParser
+from email.policy import HTTP
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.form import MAX_PARTS, as_json, is_form
@@ -110,3 +112,36 @@ def test_a_quoted_boundary_is_read() -> None:
 def test_a_form_that_two_servers_read_differently_is_refused(body: bytes) -> None:
     """One of the readings would be metered and the other billed."""
     assert isinstance(as_json(body, TYPE), BadRequest)
+
+
+FRAGMENTS = [
+    *(b"\r\n", b"\n", b"\r", b'"', b"\\", b";", b" ", b"--", b"--xYzZY", b"--xYzZY--", b"\t"),
+    *(b'; name="model"', b"; name=model", b'name*="x"', b"gpt-image-1", b"\r\n\r\n", b"=", b":"),
+    *(b'Content-Disposition: form-data; name="model"', b"content-type: text/plain", b"filename=x"),
+]
+
+
+def lenient(body: bytes) -> list[str]:
+    """Every model that a lenient reader finds: the standard library's, which minds no line ends."""
+    message = BytesParser(policy=HTTP).parsebytes(b"Content-Type: %s\r\n\r\n%s" % (TYPE, body))
+    found = []
+    for part in message.iter_parts() if message.is_multipart() else ():
+        if part.get_param("name", header="content-disposition") == "model":
+            content = part.get_payload(decode=True)
+            if not part.get_filename() and isinstance(content, bytes):
+                found.append(content.decode("utf-8", "replace"))
+    return found
+
+
+@settings(max_examples=400)
+@given(st.lists(st.tuples(st.integers(0, 400), st.sampled_from(FRAGMENTS)), max_size=4))
+def test_what_is_read_is_what_a_lenient_reader_reads(edits: list[tuple[int, bytes]]) -> None:
+    """However a form is bent: it is refused, or both find the same one model."""
+    body = form(('name="prompt"', b"x"), MODEL, ('name="file"; filename="a.mp3"', b"\x00\xff"))
+    for at, fragment in edits:
+        body = body[:at] + fragment + body[at:]
+    said = as_json(body, TYPE)
+    if isinstance(said, BadRequest):
+        return
+    ours = [value for name, value in json.loads(said, object_pairs_hook=list) if name == "model"]
+    assert ours == lenient(body)

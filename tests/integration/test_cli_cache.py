@@ -116,3 +116,18 @@ def test_unpriced_writes_and_unknown_dimensions(cli: Cli, books: Books) -> None:
     assert cli.json("cache")["total"]["cache_write_nanos"] == 0
     assert cli("cache", "--by", "nonsense").exit_code == 2
     assert cli.json("cache", "--by", "day")["rows"]
+
+
+def test_a_host_with_a_price_list_of_another_name(
+    books: Books, postgres_dsn: str, tmp_path: Path
+) -> None:
+    """What the sidecars were told of price lists, the command is told by the same variable."""
+    model = "anthropic/claude-sonnet-4.5"
+    router = {"provider": "router", "model": model}
+    book(books, [claude("plan", 0, short=10_000, **router), claude("code", 1, read=10_000)])
+    cli = Cli.of(postgres_dsn, books.redis_url, tmp_path)
+    assert cli.json("cache")["total"]["cache_write_nanos"] == 0
+    cli = Cli(cli.environment | {"TOLLKEEPER_PRICE_LIST": "router=openrouter"})
+    assert cli.json("cache")["total"]["cache_write_nanos"] == 10_000 * 3_750
+    cli = Cli(cli.environment | {"TOLLKEEPER_PRICE_LIST": "router"})
+    assert "TOLLKEEPER_PRICE_LIST must be" in cli("cache").stderr
