@@ -101,6 +101,8 @@ def meter(call: Call, policy: Policy, now_us: int) -> Settlement:
     if answer.provider_cost_nanos is not None:
         fields["provider_cost_nanos"] = answer.provider_cost_nanos
     fields["price_source"] = price_source
+    if answer.tools_ran and cost is not None:
+        fields["price_source"] += ", tool-fees-unpriced"
     fields["usage_source"] = source
     fields["provider_response_id"] = clip(answer.response_id)
     fields["http_status"] = call.http_status

@@ -27,6 +27,9 @@ _AUDIO_BYTES_PER_BYTE: Final = (
 _MILLIONTHS_PER_TICK: Final = 100_000  # ten billion ticks to a dollar
 _EMBEDDINGS_TAIL: Final = 4096
 _MODEL: Final = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){0,256}")')
+_PAID_TOOLS: Final = frozenset(
+    ("web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call")
+)
 _ENDS: Final = {
     "response.completed": False,
     "response.incomplete": False,
@@ -238,6 +241,9 @@ def _take_response(answer: Answer, response: dict[str, Any], counted: bool = Fal
     _take_head(answer, response)
     _take_usage(answer, response.get("usage"))
     answer.failed = response.get("status") in ("failed", "cancelled")
+    answer.tools_ran = any(
+        text(mapping(item).get("type")) in _PAID_TOOLS for item in sequence(response.get("output"))
+    )
     if counted and answer.output_bytes:
         return
     for item in sequence(response.get("output")):

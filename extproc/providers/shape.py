@@ -43,6 +43,7 @@ class Answer:
 
     `output_bytes` counts generated text (UTF-8) of all choices: the basis of an estimate where
     `usage` stays None. `failed`: the answer carries the API's error, whatever its HTTP status.
+    `tools_ran`: tools of the provider's own, whose fee no price of tokens holds.
     """
 
     model: str = ""
@@ -53,6 +54,7 @@ class Answer:
     output_bytes: int = 0
     complete: bool = False
     failed: bool = False
+    tools_ran: bool = False
 
 
 Event = tuple[bytes, bytes, bytes | None]

@@ -275,6 +275,38 @@ def test_an_unpriced_model_without_a_budget_is_loudly_unpriced() -> None:
     assert (made.cost_nanos, made.price_source) == (None, "unpriced")
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (
+            "/v1/responses",
+            {"output": [{"type": "web_search_call"}], "usage": {"input_tokens": 9}, "model": "o3"},
+        ),
+        (
+            "/v1/messages",
+            {
+                "model": "claude-sonnet-4-5",
+                "usage": {"input_tokens": 9, "server_tool_use": {"web_search_requests": 2}},
+            },
+        ),
+    ],
+)
+def test_fees_of_the_provider_s_own_tools_are_said_to_be_missing(
+    path: str, said: dict[str, object]
+) -> None:
+    """The tokens have a price and the search has none that we know: the cost is not the whole."""
+    exchange = start()
+    exchange.receive(ask(path), NOW_US)
+    request = {"model": said["model"], "max_tokens": 9, "max_output_tokens": 9, "messages": []}
+    exchange.receive(body(json.dumps(request)), NOW_US)
+    exchange.receive(Admitted(held=True), NOW_US)
+    exchange.receive(answer_headers(), NOW_US)
+    exchange.receive(answer(json.dumps(said)), NOW_US)
+    made = event(exchange)
+    assert made.cost_nanos
+    assert made.price_source.endswith(", tool-fees-unpriced")
+
+
 def test_a_refused_reservation_is_the_answer() -> None:
     """The verdict's refusal goes to the client; no hold remains on the event."""
     exchange = start(policy(budget()))

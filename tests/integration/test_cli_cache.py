@@ -123,7 +123,7 @@ def test_a_host_with_a_price_list_of_another_name(
 ) -> None:
     """What the sidecars were told of price lists, the command is told by the same variable."""
     model = "anthropic/claude-sonnet-4.5"
-    router = {"provider": "router", "model": model}
+    router: dict[str, Any] = {"provider": "router", "model": model}
     book(books, [claude("plan", 0, short=10_000, **router), claude("code", 1, read=10_000)])
     cli = Cli.of(postgres_dsn, books.redis_url, tmp_path)
     assert cli.json("cache")["total"]["cache_write_nanos"] == 0
