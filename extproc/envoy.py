@@ -3,11 +3,13 @@ protobuf.
 """
 
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final
 
 from extproc.events import (
     CONTINUE,
     BodyMode,
+    Claims,
     Continue,
     Headers,
     Message,
@@ -22,6 +24,7 @@ from extproc.events import (
 from extproc.wire import core_pb2, ext_proc_pb2, http_status_pb2, processing_mode_pb2
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+_JWT_AUTHN: Final = "envoy.filters.http.jwt_authn"
 
 Request = ext_proc_pb2.ProcessingRequest
 _Mode = processing_mode_pb2.ProcessingMode
@@ -53,7 +56,8 @@ def decode(message: Request) -> Message:
         return ResponseBody(part.body, part.end_of_stream)
     if kind == "request_headers":
         head = message.request_headers
-        return RequestHeaders(_headers(head.headers), head.end_of_stream)
+        claims = _claims(message.metadata_context) if message.metadata_context else ()
+        return RequestHeaders(_headers(head.headers), head.end_of_stream, claims)
     if kind == "response_headers":
         head = message.response_headers
         return ResponseHeaders(_headers(head.headers), head.end_of_stream)
@@ -76,6 +80,24 @@ def _headers(header_map: core_pb2.HeaderMap) -> Headers:
         else:
             values[name] = header.raw_value
     return values
+
+
+def _claims(metadata: bytes) -> tuple[Claims, ...]:
+    """The claims of the tokens that `jwt_authn` verified, by the names that its providers give
+    them; Envoy's limit on headers bounds them.
+    """
+    spaces = core_pb2.Metadata.FromString(metadata).filter_metadata
+    if _JWT_AUTHN not in spaces:
+        return ()
+    tokens = sorted(spaces[_JWT_AUTHN].fields.items(), key=itemgetter(0))
+    return tuple(
+        {
+            name: value.bool_value if value.HasField("bool_value") else value.string_value
+            for name, value in token.struct_value.fields.items()
+            if value.HasField("string_value") or value.HasField("bool_value")
+        }
+        for _, token in tokens
+    )
 
 
 def encode(action: Continue | Respond, answering: Request) -> bytes:

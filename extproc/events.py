@@ -2,6 +2,7 @@
 no policy.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -11,12 +12,19 @@ joined with a comma.
 """
 
 
+Claims = Mapping[str, str | bool]
+"""What one token says that Envoy verified: its claims, as far as they are texts or yes and no."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestHeaders:
-    """`ended`: no body will follow."""
+    """`ended`: no body will follow. `claims` come from Envoy and never from a header: one mapping
+    for each token that its `jwt_authn` verified.
+    """
 
     headers: Headers
     ended: bool
+    claims: tuple[Claims, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,12 +57,12 @@ from extproc.events import (
 )
 from extproc.form import as_json, is_form
 from extproc.hold import Hold, hold_asked, hold_growth, hold_unread
-from extproc.identity import present, refuse_key
+from extproc.identity import present, proven, refuse_key
 from extproc.inflate import InflateError, open_inflate
 from extproc.meter import Call, Draft, Settlement, draft, meter
 from extproc.policy import Policy
 from extproc.providers.routing import Destination, Told, destination
-from extproc.providers.shape import BadRequest
+from extproc.providers.shape import Answer, BadRequest
 from extproc.reading import FRAMINGS, StreamedAnswer
 from extproc.refusal import Refusal
 from ledger.money import usd_from_nanos
@@ -118,6 +118,8 @@ class Exchange:
         self._request_mode = BodyMode.NONE
         self._body = b""
         self._injected = False
+        self._signed = False
+        self._answer_headers: Headers = {}
         self._onward: Continue = CONTINUE
         self._hold: Hold | None = None
         self._granted = 0
@@ -165,6 +167,7 @@ class Exchange:
         self._closed = True
         if self._reading is not None:
             self._call.answer = self._reading.answer
+            self._complete(self._reading.answer)
         self._learn()
         return self._settlement or meter(self._call, self._policy, now_us)
 
@@ -175,16 +178,22 @@ class Exchange:
         presented = present(headers, path)
         self._destination = target = destination(presented.path or path, self._told)
         call.provider, call.path = target.provider, target.path
-        call.operation = target.api.operation(call.method, target.path)
+        call.has_body = not event.ended
+        method = "POST" if call.has_body else call.method
+        call.operation = target.api.operation(method, target.path)
         if not self._policy.ready:
             return self._refuse(_NOT_READY)
         key = self._policy.key(presented.digest)
         refusal = refuse_key(key, presented.digest is not None, now_us)
         call.who = self._policy.attribution(key) if key is not None else None
-        call.byok = presented.byok
+        if call.who is not None and (event.claims or call.who.key.customer_header):
+            call.who = proven(call.who, event, self._policy.principal_claims)
+        call.byok, self._signed = presented.byok, presented.signed
         if refusal is not None:
             return self._refuse(refusal)
         changes = () if presented.path is None else ((":path", presented.path.encode("latin-1")),)
+        if call.operation != "other" and call.method != "POST":
+            return self._refuse(_NOT_POST)  # a lenient server might serve it all the same
         if call.operation in _UNREAD_REQUESTS:
             self._onward = Continue(set_headers=changes, remove_headers=presented.remove)
             hold = hold_unread(call, self._policy, now_us)
@@ -212,8 +221,10 @@ class Exchange:
             self._form = content_type
         self._request_mode = BodyMode.BUFFERED
         self.state = State.BODY
+        # A signature may cover this header.
+        plain = () if self._signed else (("accept-encoding", b"identity"),)
         return Continue(
-            set_headers=(*changes, ("accept-encoding", b"identity")),
+            set_headers=(*changes, *plain),
             remove_headers=remove,
             request_body=BodyMode.BUFFERED,
             response_body=BodyMode.NONE,
@@ -235,7 +246,10 @@ class Exchange:
         if deployment := self._destination.deployment:
             model = self._policy.deployments.get(deployment, deployment)
             asked = replace(asked, model=model)
+        if self._signed:
+            asked = replace(asked, fixed=True, stamp=None, usage_on_request=False)
         call.asked = asked
+        call.operation = asked.operation or call.operation
         call.streamed = asked.streamed
         self._body = body
         self._injected = asked.usage_on_request and call.provider not in self._policy.usage_unasked
@@ -267,6 +281,8 @@ class Exchange:
         changed = api.ask_for_usage(body) if self._injected else body
         if hold.states_maximum and held:
             changed = api.state_maximum(self._call.operation, changed, asked.model, self._granted)
+        if asked.stamp is not None:
+            changed = asked.stamp(changed, self._call.event_id)
         if changed is body:
             return CONTINUE
         return Continue(
@@ -283,8 +299,9 @@ class Exchange:
         assert self._destination is not None or self.state is State.IDLE
         call = self._call
         call.refusal, call.outcome, call.http_status = refusal, "refused", refusal.status
-        api = (self._destination or destination("/", self._told)).api
+        target = self._destination or destination("/", self._told)
         headers = [
+            *target.refusal_headers(refusal),
             ("content-type", b"application/json"),
             ("x-tollkeeper-event-id", call.event_id.encode()),
             ("x-should-retry", b"true" if refusal.retryable else b"false"),
@@ -293,7 +310,7 @@ class Exchange:
             headers.append(("retry-after", str(refusal.retry_after_s).encode()))
         self.state = State.DONE
         details = f"tollkeeper_{refusal.code}"  # Envoy leaves such a reply as it is
-        return Respond(refusal.status, tuple(headers), api.refuse(refusal), details)
+        return Respond(refusal.status, tuple(headers), target.api.refuse(refusal), details)
 
     def _own_reply(self, event: ResponseHeaders, now_us: int) -> Action:
         """Envoy's own error, such as 413 for a body beyond its buffer, passes as it is: it cost
@@ -320,6 +337,7 @@ class Exchange:
         if mode is BodyMode.NONE:
             return self._unread(stamp)
         self._content_encoding = _coding(headers)
+        self._answer_headers = headers
         if mode is BodyMode.BUFFERED:
             call.streamed = False
             self.state = State.BUFFERED
@@ -331,6 +349,7 @@ class Exchange:
             self._content_type,
             self._content_encoding,
             remove_usage=self._injected,
+            whole_events=self._grow_at != inf,
         )
         self.state = State.STREAMED
         return Continue(
@@ -373,6 +392,7 @@ class Exchange:
         except InflateError:
             body = b""
         call.answer = answer = self._destination.api.read_answer(call.operation, body)
+        self._complete(answer)
         cut = not answer.complete and body.lstrip().startswith(b"{")
         readable = answer.usage is not None or answer.output_bytes > 0 or (call.silent and not cut)
         if call.http_status >= 400 or answer.failed:
@@ -388,6 +408,11 @@ class Exchange:
         if cost is None:
             return CONTINUE
         return Continue(set_headers=(("x-tollkeeper-cost-usd", usd_from_nanos(cost).encode()),))
+
+    def _complete(self, answer: Answer) -> None:
+        assert self._destination is not None
+        model = self._call.asked.model if self._call.asked is not None else ""
+        self._destination.complete(answer, model, self._answer_headers)
 
     def _chunk(self, event: ResponseBody, now_us: int) -> Action:
         assert self._reading is not None
@@ -517,6 +542,11 @@ _OUT_OF_ORDER: Final = Refusal(
     status=500,
     code="out_of_order",
     message="The gateway sent its messages out of order; the call was not let through.",
+)
+_NOT_POST: Final = Refusal(
+    status=405,
+    code="method_not_allowed",
+    message="A body for this path is sent with POST; use that method.",
 )
 _NOT_READY: Final = Refusal(
     status=503,

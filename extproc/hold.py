@@ -9,7 +9,9 @@ learned   A stream holds what this key's answers from this model hardly exceed, 
 cap       The request is given a maximum: the model's ceiling, and less where less is left.
 ceiling   The model's ceiling is held, and stated.
 
-Only budgets that block can ask for a maximum; without any, a request goes as it came.
+Only budgets that block can ask for a maximum; without any, a request goes as it came. So does one
+that cannot be changed (`fixed`: signed by its caller, or of a model whose body is not known): the
+ceiling is held for it, and its stream may outgrow that as far as the budget allows.
 """
 
 from dataclasses import dataclass
@@ -125,6 +127,8 @@ def _output(
     likely = min(likely, ceiling)
     if not hard:
         return likely, likely, False, False
+    if call.asked.fixed and not (call.asked.streamed and mode == "learned"):
+        return ceiling, ceiling, False, call.asked.streamed
     if mode == "ceiling":
         return ceiling, ceiling, True, False
     if mode == "cap":

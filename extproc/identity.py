@@ -2,27 +2,36 @@
 clock.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
-from extproc.events import Headers
+from extproc.events import Claims, Headers, RequestHeaders
 from extproc.refusal import Refusal
+from ledger.label_text import usable
 
 OUR_PREFIX: Final = "x-tollkeeper-"
 KEY_HEADER: Final = "x-tollkeeper-key"
-_PRIVATE: Final = frozenset(("baggage", "x-agent-chain"))
-_CREDENTIALS: Final = frozenset(("authorization", "x-api-key", "api-key", "x-goog-api-key"))
+CUSTOMER_HEADER: Final = "x-customer-id"
+PRINCIPAL_CLAIMS: Final = ("email", "preferred_username", "sub")
+_PRIVATE: Final = frozenset(("baggage", "x-agent-chain", CUSTOMER_HEADER))
+_CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+"""In the order in which they count: a request with two of our keys is the first one's."""
 _KEY_START: Final = b"tk-"
 _BEARER: Final = b"bearer "
+_SIGNATURE: Final = b"AWS4-"
 _MAX_KEY_BYTES: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """An issued key as the directory publishes it; its text is known only by its SHA-256."""
+    """An issued key as the directory publishes it; its text is known only by its SHA-256.
+
+    Behind a `service_account` there is no person. With `customer_header` a call may say for which
+    customer it is.
+    """
 
     key_id: str
     digest: bytes
@@ -34,6 +43,8 @@ class Key:
     labels: dict[str, str] = field(default_factory=dict)
     status: str = "active"
     expires_at_us: int | None = None
+    service_account: bool = False
+    customer_header: bool = False
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -41,7 +52,7 @@ class Key:
         return {
             "key_id": self.key_id,
             "owner": self.owner,
-            "principal": self.owner,
+            "principal": "" if self.service_account else self.owner,
             "team": self.team,
             "agent": self.agent,
             "workload": self.workload,
@@ -102,7 +113,39 @@ def key_from_document(document: Mapping[str, Any]) -> Key:
         labels={str(k): str(v) for k, v in (document.get("labels") or {}).items()},
         status=str(document["status"]),
         expires_at_us=document.get("expires_at_us"),
+        service_account=document.get("service_account") is True,
+        customer_header=document.get("customer_header") is True,
     )
+
+
+def proven(who: Attribution, asked: RequestHeaders, names: Sequence[str]) -> Attribution:
+    """`who`, with the person whom a verified token names by one of the claims `names`, and with the
+    customer that the request states where its key may.
+
+    What cannot be a label's value is as good as not there: the key's own word stands.
+    """
+    fields = {}
+    if asked.claims and not who.key.service_account:
+        fields["principal"] = principal(asked.claims, names)
+    if who.key.customer_header:
+        fields["customer"] = usable(asked.headers.get(CUSTOMER_HEADER, b""))
+    found = {name: value for name, value in fields.items() if value}
+    return who.proving(**found) if found else who
+
+
+def principal(tokens: Sequence[Claims], names: Sequence[str]) -> str:
+    """The first of the claims `names` that a token has as a usable text; empty where none has.
+
+    An address that the issuer itself calls unverified is what somebody typed, and names nobody.
+    """
+    for name in names:
+        for claims in tokens:
+            value = claims.get(name)
+            if name == "email" and claims.get("email_verified") in (False, "false"):
+                continue
+            if isinstance(value, str) and (text := usable(value)):
+                return text
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +154,15 @@ class Presented:
 
     `digest` is the SHA-256 of the key's text, None where there is none. `remove` names the headers
     that must not reach the provider, and `path` is the path without our key where it stood there.
-    `byok`: a provider's credential of the caller's own goes on beside our key.
+    `byok`: a provider's credential of the caller's own goes on beside our key. `signed`: that
+    credential is a signature over the request, whose body must stay as it is.
     """
 
     digest: bytes | None
     remove: tuple[str, ...]
     path: str | None
     byok: bool = False
+    signed: bool = False
 
 
 def present(headers: Headers, path: str) -> Presented:
@@ -128,9 +173,9 @@ def present(headers: Headers, path: str) -> Presented:
     """
     remove = [name for name in headers if name.startswith(OUR_PREFIX)]
     key = headers[KEY_HEADER].strip() if remove and KEY_HEADER in headers else b""
-    byok = False
-    for name in _CREDENTIALS.intersection(headers):
-        value = headers[name].strip()
+    byok = signed = False
+    for name in _CREDENTIALS:
+        value = headers.get(name, b"").strip()
         if name == "authorization" and value[:7].lower() == _BEARER:
             value = value[7:].strip()
         if value.startswith(_KEY_START):
@@ -138,6 +183,7 @@ def present(headers: Headers, path: str) -> Presented:
             remove.append(name)
         elif value:
             byok = True
+            signed = signed or (name == "authorization" and value.startswith(_SIGNATURE))
     remove += _PRIVATE.intersection(headers)
     clean_path = None
     if "key=" in path:
@@ -146,7 +192,8 @@ def present(headers: Headers, path: str) -> Presented:
         rest = clean_path or path
         byok = byok or "?key=" in rest or "&key=" in rest
     known = key.startswith(_KEY_START) and len(key) <= _MAX_KEY_BYTES
-    return Presented(sha256(key).digest() if known else None, tuple(remove), clean_path, byok)
+    digest = sha256(key).digest() if known else None
+    return Presented(digest, tuple(remove), clean_path, byok, signed)
 
 
 def _key_in_query(path: str) -> tuple[list[bytes], str | None]:

@@ -8,13 +8,15 @@ from typing import Any, Final
 from extproc.budget import settled
 from extproc.identity import Attribution
 from extproc.policy import Policy
+from extproc.providers.paths import segments
 from extproc.providers.shape import Answer, Asked
 from extproc.refusal import Refusal
 from ledger.event import TOKEN_FIELDS, MeteredEvent, Usage
 from ledger.prices import Rates, cost_nanos, price_source
 
 FREE_METHODS: Final = ("GET", "HEAD", "OPTIONS", "DELETE")
-_FREE_ENDS: Final = ("/count_tokens", "/moderations", "/cancel")
+_FREE_ENDS: Final = (["messages", "count_tokens"], ["v1", "moderations"])
+_CANCELLED: Final = (["batches"], ["responses"])
 _SILENT: Final = ("images", "audio", "batches")
 """Operations whose good answers may not say what was used; what is not said has no known price."""
 _MAX_TEXT: Final = 200
@@ -33,6 +35,7 @@ class Call:
     path: str = ""
     provider: str = ""
     operation: str = "other"
+    has_body: bool = False
     who: Attribution | None = None
     run_id: str = ""
     asked: Asked | None = None
@@ -55,9 +58,10 @@ class Call:
     @property
     def free(self) -> bool:
         """Whether the provider charges nothing for this call, whatever it answers."""
-        return self.operation == "other" and (
-            self.method in FREE_METHODS or self.path.endswith(_FREE_ENDS)
-        )
+        if self.operation != "other":
+            return False
+        only_asks = self.method in FREE_METHODS and not self.has_body
+        return only_asks or _is_free_end(segments(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +238,15 @@ def _cost(
     if rates is None:
         return None, "unpriced"
     return cost_nanos(rates, usage), price_source(rates, usage)
+
+
+def _is_free_end(parts: list[str]) -> bool:
+    """Bedrock's `/model/{id}/count-tokens` has an id in between, of two segments where an ARN."""
+    if parts[-1:] == ["count-tokens"] and "model" in parts[-4:-2]:
+        return True
+    if parts[-1:] == ["cancel"] and parts[-3:-2] in _CANCELLED:
+        return True
+    return parts[-2:] in _FREE_ENDS
 
 
 def _ms(microseconds: int) -> int:

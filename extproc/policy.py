@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from extproc.estimate import Estimates
-from extproc.identity import Attribution, Key, key_from_document
+from extproc.identity import PRINCIPAL_CLAIMS, Attribution, Key, key_from_document
 from ledger.budgets import Budget, from_document, matches
 from ledger.keyspace import Keyspace
 from ledger.prices import RateTable
@@ -36,6 +36,8 @@ class Policy:
     """Providers whose streams report usage unasked; some refuse a request that asks for it."""
     shadow: bool = False
     """Budgets only report what they would have refused."""
+    principal_claims: tuple[str, ...] = PRINCIPAL_CLAIMS
+    """What a verified token calls the person: the first of these claims that it has."""
     version: int = 0
     ready: bool = False
     keys: dict[bytes, Key] = field(default_factory=dict)

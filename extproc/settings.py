@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from extproc.identity import PRINCIPAL_CLAIMS
 from ledger.prices import list_names
 
 
@@ -64,6 +65,16 @@ class Settings:
     azure_deployments: str = _env(
         "TOLLKEEPER_AZURE_DEPLOYMENTS", "", "models behind Azure deployments: NAME=MODEL,NAME=MODEL"
     )
+    principal_claims: str = _env(
+        "TOLLKEEPER_PRINCIPAL_CLAIMS",
+        ",".join(PRINCIPAL_CLAIMS),
+        "claims of a verified token that name the person; the first that is there",
+    )
+    bedrock_models: str = _env(
+        "TOLLKEEPER_BEDROCK_MODELS",
+        "",
+        "models behind Bedrock ARNs that do not name theirs: ARN=MODEL,ARN=MODEL",
+    )
     price_list: str = _env(
         "TOLLKEEPER_PRICE_LIST",
         "",
@@ -83,9 +94,13 @@ class Settings:
 
     @property
     def deployments(self) -> dict[str, str]:
-        """Azure deployment, in lower case -> model."""
-        pairs = (part.partition("=") for part in self.azure_deployments.split(",") if part.strip())
-        return {name.strip().lower(): model.strip() for name, _, model in pairs}
+        """Azure deployment or Bedrock ARN, in lower case -> model."""
+        return _models(self.azure_deployments) | _models(self.bedrock_models)
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """The claims that name the person, in their order."""
+        return tuple(name.strip() for name in self.principal_claims.split(","))
 
     @property
     def price_lists(self) -> dict[str, str]:
@@ -100,6 +115,12 @@ class Settings:
     def socket(self, index: int) -> Path:
         """The Unix socket of one worker."""
         return self.socket_dir / f"extproc-{index}.sock"
+
+
+def _models(text: str) -> dict[str, str]:
+    """The pairs of `NAME=MODEL,NAME=MODEL`, names in lower case."""
+    pairs = (part.partition("=") for part in text.split(",") if part.strip())
+    return {name.strip().lower(): model.strip() for name, _, model in pairs}
 
 
 def from_environment(environment: Mapping[str, str] = os.environ, **flags: Any) -> Settings:
@@ -120,8 +141,14 @@ def from_environment(environment: Mapping[str, str] = os.environ, **flags: Any) 
         raise SettingError("TOLLKEEPER_WORKERS must be a number from 1 to 64.")
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", settings.host):
         raise SettingError("TOLLKEEPER_HOST may have letters, digits, dots and dashes only.")
-    if not all(settings.deployments.values()) or "" in settings.deployments:
-        raise SettingError("TOLLKEEPER_AZURE_DEPLOYMENTS must be NAME=MODEL,NAME=MODEL.")
+    if not all(settings.claims):
+        raise SettingError("TOLLKEEPER_PRINCIPAL_CLAIMS must be names of claims: NAME,NAME.")
+    for variable, name, text in (
+        ("TOLLKEEPER_AZURE_DEPLOYMENTS", "NAME", settings.azure_deployments),
+        ("TOLLKEEPER_BEDROCK_MODELS", "ARN", settings.bedrock_models),
+    ):
+        if not all(_models(text).values()) or "" in _models(text):
+            raise SettingError(f"{variable} must be {name}=MODEL,{name}=MODEL.")
     try:
         list_names(settings.price_list)
     except ValueError as error:

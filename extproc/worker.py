@@ -48,6 +48,7 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
         hold_ms=settings.hold_s * 1000,
         deployments=settings.deployments,
         shadow=settings.enforce == "shadow",
+        principal_claims=settings.claims,
         usage_unasked=settings.unasked,
     )
     store = Store(settings.redis_url, keyspace)

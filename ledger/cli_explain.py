@@ -95,7 +95,7 @@ def _labels(key: "DbRow") -> dict[str, str]:
         **key["labels"],
         **{name: key[name] for name in ("owner", "team", "agent", "workload", "customer")},
         "key": key["key_id"],
-        "principal": key["owner"],
+        "principal": "" if key["service_account"] else key["owner"],
         "root_key": key["key_id"],
         **{f"root_{name}": key[name] for name in ("team", "agent", "workload")},
     }

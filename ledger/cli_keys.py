@@ -53,6 +53,10 @@ def keys() -> None:
 @click.option("--max-spend", metavar="USD", help="What the key may spend in its whole life.")
 @_rate_options()
 @click.option("--expires", metavar="90d", help="When it ends: a length of time or a date.")
+@click.option("--service-account", is_flag=True, help="No person calls with it, only a program.")
+@click.option(
+    "--customer-header", is_flag=True, help="Its calls may name a customer in x-customer-id."
+)
 @_why_option
 @format_option
 @pass_run
@@ -69,6 +73,8 @@ def issue(
     tpm: str | None,
     max_parallel: str | None,
     expires: str | None,
+    service_account: bool,
+    customer_header: bool,
     why: str,
     output: str,
 ) -> None:
@@ -88,6 +94,8 @@ def issue(
         labels=named,
         expires_at=cli_input.expiry(expires, datetime.now(UTC)) if expires else None,
         max_spend_nanos=cli_input.usd(max_spend) if max_spend else None,
+        service_account=service_account,
+        customer_header=customer_header,
         **_rates(rpm, tpm, max_parallel),
     )
     request = issuing.checked(wanted, reports.RESERVED_NAMES)
@@ -196,34 +204,47 @@ def revoke(run: Run, key_id: str, why: str, output: str) -> None:
 @click.argument("key_id")
 @click.option("--max-spend", metavar="USD", help="What it may spend in its whole life, or none.")
 @_rate_options("  `none` lifts the limit.")
+@click.option(
+    "--customer-header/--no-customer-header",
+    default=None,
+    help="Whether its calls may name a customer in x-customer-id.",
+)
 @_why_option
 @format_option
 @pass_run
-def set_limits(
+def set_key(
     run: Run,
     key_id: str,
     max_spend: str | None,
     rpm: str | None,
     tpm: str | None,
     max_parallel: str | None,
+    customer_header: bool | None,
     why: str,
     output: str,
 ) -> None:
-    """Change or lift a key's limits; what it has used so far still counts."""
+    """Change or lift a key's limits, or what its calls may say.
+
+    What it has used so far still counts.
+    """
     from ledger import cli_input, reports
     from ledger import issue as issuing
 
     wanted: dict[str, int | None] = dict(_rates(rpm, tpm, max_parallel))
     if max_spend is not None:
         wanted["max_spend_nanos"] = None if max_spend == _NO_LIMIT else cli_input.usd(max_spend)
-    if not wanted:
+    if not wanted and customer_header is None:
         raise cli_input.InputError(
-            "Say which limit to set: --max-spend, --rpm, --tpm or --max-parallel, with its number"
-            " or none."
+            "Say what to set: --max-spend, --rpm, --tpm or --max-parallel with its number or none,"
+            " or --customer-header or --no-customer-header."
         )
     with run.books() as db:
         with db.transaction() as session:
             row = issuing.set_limits(session, key_id, wanted, who=who(), why=why)
+            if customer_header is not None:
+                row = issuing.set_customer_header(
+                    session, key_id, customer_header, who=who(), why=why
+                )
         publish_now(run, db)
     document = reports.key(row, datetime.now(UTC))
     if output == "table":
@@ -335,12 +356,14 @@ def _show_fields(document: Mapping[str, Any]) -> None:
 
     skipped = ("key", "changes", "max_spend_usd", "spent_usd")
     for name, value in document.items():
-        if name in skipped or value is None or value == "" or value == {}:
+        if name in skipped or value is None or value is False or value == "" or value == {}:
             continue
         if name.endswith("_nanos"):
             name, value = name.removesuffix("_nanos"), money(value)
         elif isinstance(value, datetime):
             value = iso(value)
+        elif value is True:
+            value = "yes"
         elif isinstance(value, Mapping):
             value = selector_text(value.items())
         click.echo(f"{name.replace('_', ' '):<12}  {printable(str(value))}")
@@ -356,6 +379,7 @@ def _columns() -> "list[Column]":
         Column("team", "Team"),
         Column("agent", "Agent"),
         Column("workload", "Workload"),
+        Column("service_account", "Service", "id"),
         Column("status", "Status", "id"),
         Column("expires_at", "Expires", "date"),
         Column("max_spend_nanos", "Limit", "limit"),

@@ -16,6 +16,7 @@ _MAX_ROWS: Final = 10_000
 _MAX_EVENTS: Final = 100_000
 _EVENTS_IN_A_TABLE: Final = 50
 _EVENTS_IN_A_FILE: Final = 10_000
+_NO_PERSON: Final = "(no person)"
 
 since_option: Final = click.option("--since", metavar="7d|DATE", help="From then on (UTC).")
 until_option: Final = click.option(
@@ -71,17 +72,22 @@ def spend(
         "rows": answer.rows,
         "total": answer.total,
     }
+    rows = answer.rows
+    if output == "table" and "principal" in question.by:
+        rows = [row if row["principal"] else {**row, "principal": _NO_PERSON} for row in rows]
     total = {question.by[0]: "Total", **dict.fromkeys(question.by[1:], " "), **answer.total}
     show(
         output,
         _spend_columns(question),
-        answer.rows,
+        rows,
         total=total,
         document=document,
         empty="Nothing was spent or called.",
     )
     if answer.truncated:
         hint(f"These are the first {limit} rows (the total is of all); --limit shows more.")
+    if any(row.get("principal") == _NO_PERSON for row in rows):
+        hint(f"{_NO_PERSON}: calls of service accounts, and refused calls without a known key.")
 
 
 @click.command()

@@ -15,6 +15,7 @@ import click
 from ledger.child import StartFailure
 from ledger.cli_session import Refusal, Run, WrongUsage, pass_run
 from ledger.envoy_config import Provider, credential_variables, parse_provider, providers_in
+from ledger.envoy_jwt import DEFAULT_HEADER, People, check_header, check_keys, check_url, is_url
 from ledger.parts import Machine, Wanted, stock_envoy_config
 from ledger.supervisor import TEND_EVERY_S, Supervisor
 
@@ -43,6 +44,22 @@ MAX_WORKERS: Final = 64
     type=click.IntRange(1, MAX_WORKERS),
     help="Sidecar processes.  [default: one per processor, from 2 to 8]",
 )
+@click.option(
+    "--jwks",
+    metavar="FILE|URL",
+    help="Verify tokens by these public keys: whom one names is a call's principal.",
+)
+@click.option("--jwt-issuer", metavar="ISS", help="Who makes them.  [required with --jwks]")
+@click.option(
+    "--jwt-audience",
+    "jwt_audiences",
+    multiple=True,
+    metavar="AUD",
+    help="For whom they must be made; without it, any of that issuer's will do. May be repeated.",
+)
+@click.option(
+    "--jwt-header", metavar="NAME", help=f"Where they come.  [default: {DEFAULT_HEADER}: Bearer]"
+)
 @click.option("--demo", is_flag=True, help="Show it at work with a fake provider, then stop.")
 @pass_run
 def up(
@@ -51,6 +68,10 @@ def up(
     gateway: str | None,
     providers: tuple[str, ...],
     workers: int | None,
+    jwks: str | None,
+    jwt_issuer: str | None,
+    jwt_audiences: tuple[str, ...],
+    jwt_header: str | None,
     demo: bool,
 ) -> None:
     """Run all of Tollkeeper on this machine: PostgreSQL, Valkey, the writer, the sidecar, Envoy.
@@ -74,6 +95,7 @@ def up(
                 workers=workers or min(max(os.cpu_count() or 2, 2), 8),
                 providers=_providers(providers),
                 environment=os.environ,
+                people=_people(jwks, jwt_issuer, jwt_audiences, jwt_header),
             )
             code = demonstration.run(wanted, stop) if demo else _serve(wanted, stop)
     except StartFailure as error:
@@ -106,6 +128,8 @@ def announcement(machine: Machine) -> str:
         have = bool(machine.wanted.environment.get(variable))
         pays = f"with {variable}" if have else f"callers' own credential ({variable} is not set)"
         lines.append(f"    /{name + '/':<11} {base_url}, {pays}")
+    if people := machine.wanted.people:
+        lines.append(f"  Principals  whom a token of {people.issuer} names, in {people.header}")
     lines += [
         f"  PostgreSQL  {machine.postgres_dsn}",
         f"  Valkey      {machine.redis_url}",
@@ -183,6 +207,33 @@ def _providers(texts: Sequence[str]) -> list[Provider]:
         return [parse_provider(text) for text in texts]
     except ValueError as error:
         raise WrongUsage(f"--provider: {error}") from error
+
+
+def _people(
+    jwks: str | None, issuer: str | None, audiences: Sequence[str], header: str | None
+) -> People | None:
+    """Whose tokens say who calls."""
+    if jwks is None:
+        if issuer or audiences or header:
+            raise WrongUsage("Tokens are verified by --jwks; give it the issuer's public keys.")
+        return None
+    if not issuer:
+        raise WrongUsage("--jwks needs --jwt-issuer; without it, anybody's token would do.")
+    try:
+        if is_url(jwks):
+            check_url(jwks)
+        else:
+            jwks = str(Path(jwks).absolute())
+            check_keys(Path(jwks).read_bytes(), jwks)
+    except OSError as error:
+        raise WrongUsage(f"--jwks {jwks} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise WrongUsage(f"--jwks: {error}") from error
+    try:
+        where = check_header(header or DEFAULT_HEADER)
+    except ValueError as error:
+        raise WrongUsage(f"--jwt-header: {error}") from error
+    return People(jwks=jwks, issuer=issuer, audiences=audiences, header=where)
 
 
 def _relative(path: Path) -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import secrets
 import string
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -12,13 +11,13 @@ from typing import Any, Final
 from psycopg.types.json import Jsonb
 
 from ledger.db import Row, Session
+from ledger.label_text import MAX_LABEL_CHARS, composed, fault
 
 REQUIRED_LABELS: Final = ("owner", "team", "agent", "workload")
 OPTIONAL_LABELS: Final = ("customer", "environment", "project", "cost_center")
 RATES: Final = ("rpm", "tpm", "max_parallel")
 LIMITS: Final = ("max_spend_nanos", *RATES)
 STATUSES: Final = ("active", "suspended", "revoked")
-MAX_LABEL_CHARS: Final = 200
 MAX_LABEL_NAME_CHARS: Final = 63
 MAX_OPTIONAL_LABELS: Final = 32
 KEY_ID_CHARS: Final = 12
@@ -27,9 +26,6 @@ SECRET_CHARS: Final = 43  # of 62 letters and digits: 256 bits
 _KEY_ID_ALPHABET: Final = string.ascii_lowercase + string.digits
 _SECRET_ALPHABET: Final = string.ascii_letters + string.digits
 _NAME_ALPHABET: Final = frozenset(string.ascii_lowercase + string.digits + "_")
-# Letters and symbols that print as nothing although Unicode does not count them as blanks.
-_LOOKS_BLANK: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")
-_INVISIBLE: Final = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 class RefusedError(ValueError):
@@ -38,7 +34,11 @@ class RefusedError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRequest:
-    """What a key shall say. None or blank: not given, which refuses the four mandatory labels."""
+    """What a key shall say. None or blank: not given, which refuses the four mandatory labels.
+
+    Behind a `service_account` there is no person, only the owner who answers for it. With
+    `customer_header` the key's calls may say for which customer they are.
+    """
 
     owner: str | None
     team: str | None
@@ -51,6 +51,8 @@ class KeyRequest:
     rpm: int | None = None
     tpm: int | None = None
     max_parallel: int | None = None
+    service_account: bool = False
+    customer_header: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +65,19 @@ class IssuedKey:
 
 def clean_label(name: str, value: str | None) -> str:
     """The value as it is stored, composed and without blanks around it; raises RefusedError."""
-    text = unicodedata.normalize("NFC", value or "").strip()
-    if not any(unicodedata.category(c)[0] in "LNPS" and c not in _LOOKS_BLANK for c in text):
+    text = composed(value or "")
+    wrong = fault(text)
+    if wrong == "blank":
         raise RefusedError(
             f"The key needs --{name}: owner, team, agent and workload are mandatory and not blank."
             if name in REQUIRED_LABELS
             else f"The label {name} is blank; give it a value or leave it out."
         )
-    if len(text) > MAX_LABEL_CHARS:
+    if wrong == "long":
         raise RefusedError(
             f"The label {name} has {len(text)} characters; use at most {MAX_LABEL_CHARS}."
         )
-    if any(c in _LOOKS_BLANK or unicodedata.category(c) in _INVISIBLE for c in text):
+    if wrong == "unseen":
         raise RefusedError(f"The label {name} holds a character that cannot be seen; remove it.")
     return text
 
@@ -124,6 +127,8 @@ def issue(session: Session, request: KeyRequest, *, who: str, why: str = "") -> 
         customer=request.customer,
         labels=Jsonb(dict(request.labels)),
         expires_at=request.expires_at,
+        service_account=request.service_account,
+        customer_header=request.customer_header,
         **{name: getattr(request, name) for name in LIMITS},
     )
     note(session, key_id, who=who, what="issued", why=why)
@@ -194,6 +199,23 @@ def set_limits(
     return changed
 
 
+def set_customer_header(
+    session: Session, text: str, allowed: bool, *, who: str, why: str = ""
+) -> Row:
+    """Let a key's calls say for which customer they are, or not any more."""
+    row = find(session, text)
+    if row["status"] == "revoked":
+        raise RefusedError(f"The key {row['key_id']} is revoked; issue a new one.")
+    if row["customer_header"] == allowed:
+        return row
+    detail = {"from": {"customer_header": not allowed}, "to": {"customer_header": allowed}}
+    note(session, row["key_id"], who=who, what="changed", why=why, detail=detail)
+    [changed] = session.run(
+        "keys_set_customer_header", key_id=row["key_id"], customer_header=allowed
+    )
+    return changed
+
+
 def rotate(
     session: Session,
     old: Row,
@@ -256,6 +278,8 @@ def successor(
         rpm=given["rpm"],
         tpm=given["tpm"],
         max_parallel=given["max_parallel"],
+        service_account=old["service_account"],
+        customer_header=old["customer_header"],
     )
 
 

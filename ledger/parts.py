@@ -19,6 +19,7 @@ from typing import Final
 from ledger.child import Child, StartFailure
 from ledger.embedded import Postgres, Valkey, find_envoy, socket_directory
 from ledger.envoy_config import Provider, Site, configure, credential_variables
+from ledger.envoy_jwt import People, with_people
 from ledger.keyspace import Keyspace
 
 DATABASE: Final = "tollkeeper"
@@ -92,6 +93,8 @@ class Wanted:
     providers: Sequence[Provider]
     environment: Mapping[str, str]
     only_these_providers: bool = False
+    people: People | None = None
+    """Whose tokens say who calls; None: nobody's."""
 
 
 class Machine:
@@ -242,7 +245,10 @@ class Machine:
             only_these=self.wanted.only_these_providers,
             credentials={name for name, value in self.wanted.environment.items() if value},
         )
-        return configure(stock_envoy_config(), site)
+        text, people = configure(stock_envoy_config(), site), self.wanted.people
+        return (
+            with_people(text, stock_file("jwt.yaml"), people, site.trusted_ca) if people else text
+        )
 
     def _has_counters(self) -> bool:
         """Whether the writer has brought the counters in line with the books."""
@@ -288,12 +294,17 @@ def _recent(envoy: Path) -> Path:
 
 
 def stock_envoy_config() -> str:
-    """The text of envoy/envoy.yaml: beside this package in a checkout, inside it when installed."""
+    """The text of envoy/envoy.yaml."""
+    return stock_file("envoy.yaml")
+
+
+def stock_file(name: str) -> str:
+    """The text of a file of envoy/: beside this package in a checkout, inside it when installed."""
     package = Path(__file__).parent
-    for place in (package.parent / "envoy/envoy.yaml", package / "envoy.yaml"):
+    for place in (package.parent / "envoy" / name, package / name):
         if place.exists():
             return place.read_text()
-    raise StartFailure("envoy.yaml is missing from this installation; install tollkeeper again.")
+    raise StartFailure(f"{name} is missing from this installation; install tollkeeper again.")
 
 
 def trusted_authorities(environment: Mapping[str, str]) -> str:

@@ -367,6 +367,8 @@ _COMPACT_DATE: Final = re.compile(
     r"-(20\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)", re.ASCII
 )
 
+_REGION: Final = re.compile(r"\A(?:global|apac|us-gov|[a-z]{2})\.")
+
 
 def _spellings(provider: str, name: str) -> Iterator[str]:
     """The name, then as lists may write it: `-2025-12-11` for `-20251211`, no resource path."""
@@ -376,3 +378,8 @@ def _spellings(provider: str, name: str) -> Iterator[str]:
         yield dated
     if provider == "google" and "/" in name:
         yield name.rpartition("/")[2]
+    if provider == "aws":
+        # Not every list names each region's profile of a model, nor the plain id beside them.
+        short = name.rpartition("/")[2]
+        plain = _REGION.sub("", short)
+        yield from (short, plain, f"us.{plain}")

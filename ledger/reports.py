@@ -155,6 +155,7 @@ def key(row: Mapping[str, Any], now: datetime) -> Row:
         "max_spend_nanos": limit,
         "max_spend_usd": None if limit is None else usd_text(limit),
         **{name: row[name] for name in ("rpm", "tpm", "max_parallel")},
+        **{name: row[name] for name in ("service_account", "customer_header")},
         "created_at": row["created_at"],
     }
 

@@ -152,8 +152,10 @@ def _least_width(columns: Sequence[Column], texts: Sequence[Sequence[str]]) -> i
 def _shown(kind: str, value: Any, places: int | None) -> str:
     if kind == "usd":
         return money(value, places)
-    if value is None or value == "":
+    if value is None or value == "" or value is False:
         return "-"
+    if value is True:
+        return "yes"
     if kind in _TIMES:
         moment: datetime = value
         return moment.astimezone(UTC).strftime(_TIMES[kind])

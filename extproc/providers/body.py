@@ -34,10 +34,13 @@ class Member(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A request object, and its size when written compactly in UTF-8."""
+    """A request object, and its size when written compactly in UTF-8. `exact`: it came written so,
+    so that no name can stand twice anywhere in it.
+    """
 
     fields: dict[str, Any]
     size_bytes: int
+    exact: bool = False
 
 
 def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
@@ -53,7 +56,7 @@ def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
     except TypeError:  # nested deeper than orjson writes, though it reads it
         written = b""
     if written == body:  # as most clients write it; then nothing can be there twice
-        return Written(request, len(body))
+        return Written(request, len(body), exact=True)
     seen = set()
     for member in members(body):
         if member.name is None:
@@ -126,3 +129,24 @@ def _included(options: bytes) -> bytes:
     for _, start, end in reversed(found):
         options = options[:start] + b"true" + options[end:]
     return options
+
+
+def set_member(body: bytes, path: tuple[str, ...], value: bytes) -> bytes:
+    """The object `body` with the member at `path` set to `value`; every other byte stays. What is
+    on the way and no object is replaced by one.
+    """
+    name, inner = path[0], path[1:]
+    found = [member for member in members(body) if member.name == name]
+    if not found:
+        return append_member(body, b'"%s":%s' % (name.encode(), _nested(inner, value)))
+    _, start, end = found[-1]
+    old = body[start:end]
+    descends = inner and old.startswith(b"{")
+    new = set_member(old, inner, value) if descends else _nested(inner, value)
+    return body[:start] + new + body[end:]
+
+
+def _nested(path: tuple[str, ...], value: bytes) -> bytes:
+    for name in reversed(path):
+        value = b'{"%s":%s}' % (name.encode(), value)
+    return value

@@ -4,11 +4,14 @@ from urllib.parse import unquote
 
 
 def segments(path: str) -> list[str]:
-    """Lower-case segments, no empty ones or dots: `//v1/Chat%2Fcompletions/` is metered too."""
+    """Lower-case segments without parameters, no empty ones or dots: `//v1;a/Chat%2Fcompletions/`
+    is metered too.
+    """
     if "%" in path:
         path = unquote(path)
     found: list[str] = []
-    for segment in path.partition("?")[0].lower().split("/"):
+    for part in path.partition("?")[0].lower().split("/"):
+        segment = part.partition(";")[0].strip() if not part.isalnum() else part
         if segment == "..":
             del found[-1:]
         elif segment and segment != ".":

@@ -5,14 +5,17 @@ own path. Pure.
 from dataclasses import dataclass
 from typing import Final
 
-from extproc.providers import anthropic, azure, compatible, openai
-from extproc.providers.shape import Api
+from extproc.events import Headers
+from extproc.providers import anthropic, azure, bedrock, compatible, openai
+from extproc.providers.shape import Answer, Api
+from extproc.refusal import Refusal
 
 APIS: Final[dict[str, Api]] = {
     "openai": openai,
     "azure": azure,
     "anthropic": anthropic,
     "compatible": compatible,
+    "bedrock": bedrock,
 }
 _KNOWN: Final = ("openai", "anthropic", "gemini", "bedrock", "azure")
 
@@ -29,7 +32,7 @@ class Told:
 @dataclass(frozen=True, slots=True)
 class Destination:
     """`path` is the provider's own: without gateway prefix and query. `deployment` is the name that
-    stands in an Azure path for a model, which the body cannot override.
+    stands in a path of Azure or Bedrock for a model, which the body cannot override.
     """
 
     provider: str
@@ -43,7 +46,18 @@ class Destination:
 
     @property
     def deployment(self) -> str:
+        if self.api is bedrock:
+            return bedrock.unresolved(self.path)
         return azure.deployment(self.path) if self.api is azure else ""
+
+    def complete(self, answer: Answer, model: str, headers: Headers) -> None:
+        """Add to an answer what this API says of it in headers and in the request alone."""
+        if self.api is bedrock:
+            bedrock.complete(answer, model, headers)
+
+    def refusal_headers(self, refusal: Refusal) -> tuple[tuple[str, bytes], ...]:
+        """Headers in which this API's SDKs look for what kind of error it is."""
+        return bedrock.refusal_headers(refusal) if self.api is bedrock else ()
 
 
 def destination(path: str, told: Told) -> Destination:

@@ -2,6 +2,7 @@
 provider.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,8 @@ class Asked:
     `max_output_tokens` is the stated maximum for one choice, None where the request states none.
     `usage_on_request`: this stream reports usage only if asked, and the client did not ask.
     `array_stream`: the stream comes as one JSON array, element by element.
+    `operation`: where the body, not the path, says which API it is of. `fixed`: no maximum can be
+    given to this request. `stamp` writes the event's id into a body, where the API has a place.
     """
 
     model: str
@@ -27,6 +30,9 @@ class Asked:
     usage_on_request: bool = False
     service_tier: str = ""
     array_stream: bool = False
+    operation: str = ""
+    fixed: bool = False
+    stamp: Callable[[bytes, str], bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,21 +22,28 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\ncore.proto\x12\x14\x65nvoy.config.core.v3\"-\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"?\n\tHeaderMap\x12\x32\n\x07headers\x18\x01 \x03(\x0b\x32!.envoy.config.core.v3.HeaderValue\"\x98\x02\n\x11HeaderValueOption\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32!.envoy.config.core.v3.HeaderValue\x12Q\n\rappend_action\x18\x03 \x01(\x0e\x32:.envoy.config.core.v3.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\ncore.proto\x12\x14\x65nvoy.config.core.v3\x1a\x1cgoogle/protobuf/struct.proto\"-\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"?\n\tHeaderMap\x12\x32\n\x07headers\x18\x01 \x03(\x0b\x32!.envoy.config.core.v3.HeaderValue\"\x98\x02\n\x11HeaderValueOption\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32!.envoy.config.core.v3.HeaderValue\x12Q\n\rappend_action\x18\x03 \x01(\x0e\x32:.envoy.config.core.v3.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"\xa7\x01\n\x08Metadata\x12K\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32\x32.envoy.config.core.v3.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'core_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HEADERVALUE']._serialized_start=36
-  _globals['_HEADERVALUE']._serialized_end=81
-  _globals['_HEADERMAP']._serialized_start=83
-  _globals['_HEADERMAP']._serialized_end=146
-  _globals['_HEADERVALUEOPTION']._serialized_start=149
-  _globals['_HEADERVALUEOPTION']._serialized_end=429
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=304
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=429
+  _globals['_METADATA_FILTERMETADATAENTRY']._loaded_options = None
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_options = b'8\001'
+  _globals['_HEADERVALUE']._serialized_start=66
+  _globals['_HEADERVALUE']._serialized_end=111
+  _globals['_HEADERMAP']._serialized_start=113
+  _globals['_HEADERMAP']._serialized_end=176
+  _globals['_HEADERVALUEOPTION']._serialized_start=179
+  _globals['_HEADERVALUEOPTION']._serialized_end=459
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=334
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=459
+  _globals['_METADATA']._serialized_start=462
+  _globals['_METADATA']._serialized_end=629
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=551
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=629
 # @@protoc_insertion_point(module_scope)

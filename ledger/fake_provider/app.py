@@ -9,7 +9,13 @@ from typing import Any, Final
 
 import orjson
 
-from ledger.fake_provider import anthropic_api, media_api, openai_api, responses_api
+from ledger.fake_provider import (
+    anthropic_api,
+    bedrock_api,
+    media_api,
+    openai_api,
+    responses_api,
+)
 from ledger.fake_provider.books import Bill, Books, leaks
 from ledger.fake_provider.directives import HEADER, DirectiveError, Directives, read
 from ledger.fake_provider.reply import Asked, Part, Reply, bomb, compressed, cut
@@ -32,6 +38,7 @@ _OPERATIONS: Final = (
     ("/audio/transcriptions", "audio"),
     ("/audio/speech", "audio"),
     ("/batches", "batches"),
+    *((f"/{name}", name) for name in bedrock_api.OPERATIONS),
 )
 _MAXIMA: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _DEPLOYMENTS: Final = "/openai/deployments/"
@@ -168,6 +175,9 @@ class _Call:
         most = next((m for m in maxima if isinstance(m, int) and m >= 0), None)
         n = document.get("n") if operation in ("chat", "completions") else 1
         choices = n if isinstance(n, int) and 1 <= n <= 128 else 1
+        named = bedrock_api.model_in(self._path)
+        if named:
+            most = bedrock_api.maximum(operation, named, document)
         if operation in ("embeddings", "count_tokens"):
             most = 0
         if operation == "messages" and most is None:
@@ -183,6 +193,7 @@ class _Call:
             request_id=self._request_id,
             created=int(time.time()),
             azure=azure,
+            named=named,
         )
 
     def _mischief(self, asked: Asked, wishes: Directives) -> Reply:
@@ -206,6 +217,8 @@ class _Call:
         return reply
 
     def _error(self, status: int, message: str) -> Reply:
+        if bedrock_api.is_bedrock(self._path):
+            return bedrock_api.error(status, message)
         names = {name for name, _ in self._headers}
         if b"anthropic-version" in names or "/v1/messages" in self._path:
             return anthropic_api.error(status, message)
@@ -314,6 +327,8 @@ class _Call:
 
 
 def _answer(asked: Asked) -> Reply:
+    if asked.operation in bedrock_api.OPERATIONS:
+        return bedrock_api.answer(asked)
     if asked.operation == "messages":
         return anthropic_api.messages(asked)
     if asked.operation == "count_tokens":
@@ -332,7 +347,7 @@ def _answer(asked: Asked) -> Reply:
 
 
 def _streams(asked: Asked) -> bool:
-    return asked.body.get("stream") is True
+    return asked.body.get("stream") is True or asked.operation.endswith("-stream")
 
 
 def _operation(method: str, path: str) -> str | None:

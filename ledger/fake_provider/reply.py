@@ -41,7 +41,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that was understood. `azure`: the deployment's name, empty elsewhere."""
+    """A request that was understood. `azure`: the deployment's name, empty elsewhere; `named`: the
+    model, where its path names it.
+    """
 
     operation: str
     body: dict[str, Any]
@@ -50,10 +52,12 @@ class Asked:
     request_id: str
     created: int
     azure: str = ""
+    named: str = ""
 
     @property
     def model(self) -> str:
-        return self.wishes.model or str(self.body.get("model") or self.azure or "unknown")
+        said = self.named or self.body.get("model") or self.azure
+        return self.wishes.model or str(said or "unknown")
 
 
 def json_parts(document: Any, said: int) -> list[Part]:

@@ -15,7 +15,10 @@ _SENTENCE: Final = (
 WORDS: Final = tuple(_SENTENCE.split())
 # Keys whose strings are text that a model reads; ids, types and settings are not.
 _TEXT_KEYS: Final = frozenset(
-    ("messages", "content", "text", "system", "prompt", "input", "instructions", "thinking")
+    (
+        *("messages", "content", "text", "system", "prompt", "input", "instructions", "thinking"),
+        *("inputText", "texts"),
+    )
 )
 
 

@@ -6,7 +6,7 @@ SELECT * FROM (
                'workload', workload, 'customer', customer, 'labels', labels, 'status', status,
                'expires_at_us', (extract(epoch FROM expires_at) * 1000000)::bigint,
                'max_spend_nanos', max_spend_nanos, 'rpm', rpm, 'tpm', tpm, 'max_parallel', max_parallel,
-               'version', version) AS document
+               'service_account', service_account, 'customer_header', customer_header, 'version', version) AS document
       FROM keys WHERE version > %(version)s
     UNION ALL
     SELECT 'budget:' || budget_id, version, document || jsonb_build_object(

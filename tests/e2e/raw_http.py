@@ -5,7 +5,9 @@ from urllib.parse import urlsplit
 
 
 def exchange(gateway: str, sent: bytes, *, timeout_s: float = 15.0) -> bytes:
-    """Send these bytes and return all that comes back until the other side closes."""
+    """Send these bytes and return all that comes back, until the answer has the length it states
+    or the other side closes.
+    """
     where = urlsplit(gateway)
     assert where.hostname
     assert where.port
@@ -16,6 +18,8 @@ def exchange(gateway: str, sent: bytes, *, timeout_s: float = 15.0) -> bytes:
         try:
             while data := connection.recv(65_536):
                 received += data
+                if _is_whole(received):
+                    break
         except (TimeoutError, ConnectionResetError):
             pass
     return bytes(received)
@@ -48,3 +52,9 @@ def header_of(answer: bytes, name: str) -> str:
         if found.strip().lower() == name:
             return value.strip()
     return ""
+
+
+def _is_whole(received: bytearray) -> bool:
+    head, _, body = bytes(received).partition(b"\r\n\r\n")
+    length = header_of(head, "content-length")
+    return length.isdigit() and len(body) >= int(length)

@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -24,7 +25,7 @@ from tests.e2e.fake import TOKENS, Fake
 from tests.e2e.processes import ROOT, command_line, descendants, stop, until
 
 Event = dict[str, Any]
-PROVIDERS = ("openai", "anthropic", "azure")
+PROVIDERS = ("openai", "anthropic", "azure", "bedrock")
 DEAD = "dead"  # a provider where nobody listens
 EVENT_ID = "x-tollkeeper-event-id"
 COST = "x-tollkeeper-cost-usd"
@@ -148,17 +149,27 @@ def cost_of(tokens: Tokens, model: str, provider: str) -> int:
 
 
 @contextmanager
-def running(data_dir: Path, fake: Fake, *, workers: int = 2) -> Iterator[Stack]:
-    """`ledger up` in a process of its own, ready to take calls."""
+def running(
+    data_dir: Path,
+    fake: Fake,
+    *,
+    workers: int = 2,
+    more: Sequence[str] = (),
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Stack]:
+    """`ledger up` in a process of its own, ready to take calls. `more`: further options of it, and
+    `variables` of its environment.
+    """
     gateway = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "ledger", "up", "--data-dir", str(data_dir)]
     command += ["--gateway", gateway, "--workers", str(workers)]
     for name in PROVIDERS:
         command += ["--provider", f"{name}={fake.url}"]
-    command += ["--provider", f"{DEAD}=http://127.0.0.1:9"]
+    command += ["--provider", f"{DEAD}=http://127.0.0.1:9", *more]
     data_dir.mkdir(parents=True, exist_ok=True)
     log = (data_dir / "up.log").open("wb")
     environment = {name: v for name, v in os.environ.items() if not name.startswith("TOLLKEEPER_")}
+    environment |= variables
     process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
     stack = Stack(process, data_dir, f"http://{gateway}", fake)
     try:

@@ -172,6 +172,10 @@ def test_a_taken_port_is_a_sentence(directory: Path) -> None:
         ("--provider", "v1=http://127.0.0.1"),
         ("--provider", "openai=ftp://127.0.0.1"),
         ("--workers", "0"),
+        ("--jwks", "/nowhere/keys.json", "--jwt-issuer", "i"),
+        ("--jwks", "http://login.example.com/keys", "--jwt-issuer", "i"),
+        ("--jwks", "https://login.example.com/keys"),
+        ("--jwt-audience", "gateway"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(directory: Path, arguments: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 from hashlib import sha256
 
 from extproc.estimate import Estimates
-from extproc.events import RequestBody, RequestHeaders, ResponseBody, ResponseHeaders
+from extproc.events import Claims, RequestBody, RequestHeaders, ResponseBody, ResponseHeaders
 from extproc.policy import Policy
 from ledger.budgets import Budget, to_document
 from ledger.keyspace import Keyspace
@@ -60,6 +60,7 @@ def ask(
     key: str | None = KEY,
     *,
     ended: bool = False,
+    claims: tuple[Claims, ...] = (),
     **headers: str,
 ) -> RequestHeaders:
     """Request headers as Envoy sends them."""
@@ -67,7 +68,7 @@ def ask(
     if key is not None:
         values["authorization"] = f"Bearer {key}"
     values |= {name.replace("_", "-"): value for name, value in headers.items()}
-    return RequestHeaders({name: value.encode() for name, value in values.items()}, ended)
+    return RequestHeaders({name: value.encode() for name, value in values.items()}, ended, claims)
 
 
 def body(text: bytes | str) -> RequestBody:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extproc.providers import anthropic, azure, compatible, openai
+from extproc.providers import anthropic, azure, bedrock, compatible, openai
+from extproc.providers.routing import Told, destination
 from extproc.providers.shape import Answer, Api, Asked
-from extproc.sse import EventStream
+from extproc.reading import FRAMINGS
 from ledger.event import Usage
 from ledger.prices import cost_nanos
 from tests.extproc.builders import RATES
@@ -19,12 +20,13 @@ from tests.extproc.test_sse import cut
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = sorted(path.parent for path in DATA.glob("*/*/expected.json"))
-APIS: dict[str, Api] = {
-    "openai": openai,
-    "anthropic": anthropic,
-    "azure": azure,
-    "compatible": compatible,
+APIS: dict[str, Api] = {"openai": openai, "anthropic": anthropic, "azure": azure}
+APIS |= {"bedrock": bedrock, "compatible": compatible}
+STREAMS = {
+    "response.sse": "text/event-stream",
+    "response.eventstream": "application/vnd.amazon.eventstream",
 }
+"""How a recorded stream is cut into events follows from the name of its file."""
 NOVEMBER_2026_US = int(datetime(2026, 11, 15, 12, tzinfo=UTC).timestamp()) * 1_000_000
 
 all_cases = pytest.mark.parametrize(
@@ -42,20 +44,41 @@ def read(case: Path, api: Api, cuts: list[int]) -> tuple[Answer, bytes]:
     expected = expected_of(case)
     operation = api.operation("POST", expected["path"])
     whole = case / "response.json"
+    asked = asked_of(case, api)
     if whole.exists():
-        return api.read_answer(operation, whole.read_bytes()), whole.read_bytes()
-    asked = api.read_request(operation, (case / "request.json").read_bytes())
+        answer = api.read_answer(operation, whole.read_bytes())
+        return completed(case, answer, asked), whole.read_bytes()
+    file = stream_of(case)
+    assert file is not None
+    stream, events, kept = api.stream(operation), FRAMINGS[STREAMS[file.name]](), b""
+    asks = not expected.get("unasked", False)
+    pieces = [piece for chunk in cut(file.read_bytes(), cuts) for piece in events.split(chunk)]
+    for raw, event, data in [*pieces, events.finish()]:
+        if data is None or not (stream.feed(event, data) and asked.usage_on_request and asks):
+            kept += raw
+    return completed(case, stream.answer, asked), kept
+
+
+def stream_of(case: Path) -> Path | None:
+    """The recorded stream, where the answer was one."""
+    return next((case / name for name in STREAMS if (case / name).exists()), None)
+
+
+def asked_of(case: Path, api: Api) -> Asked:
+    expected = expected_of(case)
+    body = (case / "request.json").read_bytes()
+    asked = api.read_request(expected["operation"], body, expected["path"])
     assert isinstance(asked, Asked)
-    stream, events, kept = api.stream(operation), EventStream(), b""
-    unasked = expected.get("unasked", False)
+    return asked
 
-    def drop(event: bytes, data: bytes) -> bool:
-        return stream.feed(event, data) and asked.usage_on_request and not unasked
 
-    for chunk in cut((case / "response.sse").read_bytes(), cuts):
-        kept += events.keep(chunk, drop)
-    raw, event, data = events.finish()
-    return stream.answer, kept + (b"" if data is not None and drop(event, data) else raw)
+def completed(case: Path, answer: Answer, asked: Asked) -> Answer:
+    """With what the API says in the answer's headers and in its path."""
+    expected = expected_of(case)
+    headers = {name: value.encode() for name, value in expected.get("headers", {}).items()}
+    target = destination(expected["path"], Told(case.parent.name, expected["api"]))
+    target.complete(answer, asked.model, headers)
+    return answer
 
 
 def check(case: Path, answer: Answer) -> None:
@@ -79,13 +102,8 @@ def test_an_answer_is_read_as_worked_out(case: Path) -> None:
     answer, sent = read(case, api, [])
     check(case, answer)
     client = case / "client.sse"
-    streamed = (case / "response.sse").exists()
-    assert (
-        sent
-        == (
-            client if client.exists() else case / f"response.{'sse' if streamed else 'json'}"
-        ).read_bytes()
-    )
+    recorded = stream_of(case) or case / "response.json"
+    assert sent == (client if client.exists() else recorded).read_bytes()
 
 
 @all_cases
@@ -112,9 +130,10 @@ def test_the_cost_is_as_worked_out(case: Path) -> None:
     expected = expected_of(case)
     if expected["cost_nanos"] is None:
         return
-    answer, _ = read(case, APIS[expected["api"]], [])
+    api = APIS[expected["api"]]
+    answer, _ = read(case, api, [])
     assert answer.usage is not None
-    model = expected.get("priced_as", answer.model)
+    model = expected.get("priced_as") or answer.model or asked_of(case, api).model
     rates = RATES.lookup(case.parent.name, model, NOVEMBER_2026_US, answer.service_tier)
     assert rates is not None
     assert cost_nanos(rates, answer.usage) == expected["cost_nanos"]
@@ -126,9 +145,7 @@ def test_a_stream_that_is_asked_for_usage_is_otherwise_the_same_request(case: Pa
     """Only `stream_options` is added, and then the request asks for nothing more."""
     expected = expected_of(case)
     api, body = APIS[expected["api"]], (case / "request.json").read_bytes()
-    asked = api.read_request(expected["operation"], body)
-    assert isinstance(asked, Asked)
-    if asked.usage_on_request:
+    if asked_of(case, api).usage_on_request:
         changed = api.ask_for_usage(body)
         assert changed == body[:-1] + b',"stream_options":{"include_usage":true}}'
         again = api.read_request(expected["operation"], changed)

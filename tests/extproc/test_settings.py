@@ -26,6 +26,8 @@ def test_flags_come_before_the_environment() -> None:
         ("TOLLKEEPER_ENFORCE", "soft"),
         ("TOLLKEEPER_HOST", "a b"),
         ("TOLLKEEPER_AZURE_DEPLOYMENTS", "prod="),
+        ("TOLLKEEPER_PRINCIPAL_CLAIMS", "email,,sub"),
+        ("TOLLKEEPER_BEDROCK_MODELS", "arn:aws:bedrock:us-east-1:1:prompt/P"),
         ("TOLLKEEPER_PRICE_LIST", "myhost"),
     ],
 )
@@ -54,3 +56,10 @@ def test_hosts_are_named_with_their_price_list() -> None:
 def test_the_readme_names_every_setting(variable: str) -> None:
     """A setting that is not documented does not exist for its users."""
     assert f"`{variable}`" in README.read_text()
+
+
+def test_models_behind_arns_of_bedrock_stand_beside_azure_s() -> None:
+    """Both are names in a path that say nothing of the model; an ARN is compared in lower case."""
+    arn = "arn:aws:bedrock:us-east-1:123456789012:prompt/ABCDEF1234"
+    said = {"TOLLKEEPER_AZURE_DEPLOYMENTS": "prod=gpt-4o", "TOLLKEEPER_BEDROCK_MODELS": f"{arn}=m"}
+    assert from_environment(said).deployments == {"prod": "gpt-4o", arn.lower(): "m"}

@@ -36,9 +36,9 @@ class Books:
         sidecar.read_directory()
         return sidecar
 
-    def book_all(self) -> None:
+    def book_all(self, consumer: str = "test") -> None:
         """Let one writer book whatever is in the stream."""
-        writer = self.writer()
+        writer = self.writer(consumer)
         while writer.turn():
             pass
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -329,8 +330,9 @@ def test_writers_killed_under_load(books: Books) -> None:
                 child.wait()
 
     def all_booked() -> bool:
-        # Redis may hand entries to a connection whose process is dead; they are read again later.
-        books.book_all()
+        # Redis may hand entries to a connection whose process is dead; its successor, which has
+        # the host's name too, reads them again.
+        books.book_all(socket.gethostname())
         return totals(books)[0] == len(sidecar.spool)
 
     until(all_booked)

@@ -19,6 +19,7 @@ PURE: Final = (
     "extproc.chain",
     "extproc.providers",
     "extproc.sse",
+    "extproc.eventstream",
     "extproc.inflate",
     "extproc.estimate",
     "extproc.budget",
@@ -43,6 +44,7 @@ PURE: Final = (
     "ledger.balances",
     "ledger.explain",
     "ledger.plans",
+    "ledger.label_text",
     "ledger.sharing",
     "ledger.shared_context",
 )
@@ -53,6 +55,7 @@ SIDECAR_MAY_IMPORT: Final = (
     "ledger.price_list",
     "ledger.budgets",
     "ledger.keyspace",
+    "ledger.label_text",
 )
 # I/O, clocks and randomness: what a pure module takes as an argument instead.
 WORLD: Final = (

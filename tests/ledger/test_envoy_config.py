@@ -149,7 +149,8 @@ def test_only_the_given_providers() -> None:
     """All others can be left out, with their routes."""
     text = _configured("openai=http://127.0.0.1:1", only_these=True)
     assert providers_in(text) == {"openai": "http://127.0.0.1:1"}
-    assert [route["name"] for route in _routes(text)] == ["openai", "openai-bare", "unknown"]
+    names = ["escaped-slash", "openai", "openai-bare", "unknown"]
+    assert [route["name"] for route in _routes(text)] == names
 
 
 def test_the_unknown_route_names_the_prefixes() -> None:

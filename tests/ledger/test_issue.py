@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.issue import (
-    MAX_LABEL_CHARS,
     KeyRequest,
     RefusedError,
     checked,
@@ -19,6 +18,7 @@ from ledger.issue import (
     may_rotate,
     successor,
 )
+from ledger.label_text import MAX_LABEL_CHARS
 
 OLD: dict[str, Any] = {
     "key_id": "abc123def456",
@@ -34,6 +34,8 @@ OLD: dict[str, Any] = {
     "rpm": 60,
     "tpm": None,
     "max_parallel": 4,
+    "service_account": False,
+    "customer_header": False,
 }
 
 

@@ -339,7 +339,7 @@ def test_finds_the_model_that_the_package_finds(data: st.DataObject) -> None:
     rates = standard_table().lookup(provider, name, NOW)
     theirs = PROVIDERS[provider].find_model(name, all_providers=providers)
     if theirs is None:
-        assert rates is None or (provider == "google" and "/" in name)
+        assert rates is None or (provider == "google" and "/" in name) or provider == "aws"
         return
     listed = theirs.get_prices(datetime(2026, 11, 20, 12, tzinfo=UTC))
     text = getattr(listed, "input_mtok", None)
@@ -616,3 +616,32 @@ def test_writes_cost_what_their_tokens_do() -> None:
     cost = cost_nanos(rates, usage)
     assert cache_write_nanos(rates, usage, cost) == (1000 * 3_750, 500 * 6_000)
     assert cache_write_nanos(rates, usage, cost // 2)[0] == 1000 * 3_750 // 2
+
+
+@pytest.mark.parametrize(
+    ("name", "usd"),
+    [
+        ("global.anthropic.claude-sonnet-4-5-20250929-v1:0", "3"),
+        ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+        ("ca.anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+        ("anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+        ("apac.amazon.nova-2-lite-v1:0", "0.33"),
+        ("us-gov.amazon.nova-pro-v1:0:300k", "0.8"),
+        ("apac.anthropic.claude-opus-5-v1:0", "5.5"),
+        (
+            "arn:aws:bedrock:us-east-1:123456789012:inference-profile/"
+            "global.anthropic.claude-sonnet-4-5-20250929-v1:0",
+            "3",
+        ),
+        ("arn:aws:bedrock:us-east-1::foundation-model/meta.llama3-1-8b-instruct-v1:0", "0.22"),
+    ],
+)
+def test_bedrock_s_names_are_found_with_any_region_and_as_arns(name: str, usd: str) -> None:
+    """A profile of a region that the list does not name costs what the others do."""
+    assert found("bedrock", name).input == int(Decimal(usd) * 1_000_000_000)
+
+
+def test_an_arn_that_hides_its_model_has_no_price() -> None:
+    """A setting says what is behind it; until then it is unpriced."""
+    arn = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2c3"
+    assert standard_table().lookup("bedrock", arn, NOW) is None

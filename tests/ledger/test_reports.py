@@ -40,6 +40,8 @@ KEY: dict[str, Any] = {
     "rpm": 60,
     "tpm": None,
     "max_parallel": None,
+    "service_account": False,
+    "customer_header": False,
     "created_at": NOW,
     "sha256": "secret",
 }
