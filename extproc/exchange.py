@@ -40,7 +40,9 @@ from enum import Enum, auto
 from math import inf
 from typing import Any, Final, overload
 
+from extproc.agents import refuse_agent
 from extproc.budget import Admitted, Plan
+from extproc.chain import Followed, follow, follow_body, onward
 from extproc.events import (
     CONTINUE,
     BodyMode,
@@ -56,15 +58,17 @@ from extproc.events import (
     ResponseTrailers,
 )
 from extproc.form import as_json, is_form
-from extproc.hold import Hold, hold_asked, hold_growth, hold_unread
+from extproc.hold import Hold, hold_asked, hold_growth, hold_unread, refuse_unread
 from extproc.identity import present, proven, refuse_key
 from extproc.inflate import InflateError, open_inflate
 from extproc.meter import Call, Draft, Settlement, draft, meter
+from extproc.own_api import MAX_BODY_BYTES, answer, refuse_call, start_run
 from extproc.policy import Policy
-from extproc.providers.routing import Destination, Told, destination
-from extproc.providers.shape import Answer, BadRequest
+from extproc.providers.routing import OWN_PROVIDER, Destination, Told, destination
+from extproc.providers.shape import Answer, Asked, BadRequest
 from extproc.reading import FRAMINGS, StreamedAnswer
 from extproc.refusal import Refusal
+from extproc.signals import BAGGAGE, CHAIN_HEADER, SIGNALS, onward_headers
 from ledger.money import usd_from_nanos
 
 
@@ -121,6 +125,10 @@ class Exchange:
         self._signed = False
         self._answer_headers: Headers = {}
         self._onward: Continue = CONTINUE
+        self._followed: Followed | None = None
+        self._own_answer: Respond | None = None
+        self._baggage = b""
+        self._chain_headers: tuple[tuple[str, bytes], ...] = ()
         self._hold: Hold | None = None
         self._granted = 0
         self._grow_at = 0.0
@@ -181,38 +189,102 @@ class Exchange:
         call.has_body = not event.ended
         method = "POST" if call.has_body else call.method
         call.operation = target.api.operation(method, target.path)
+        call.per_call = target.per_call
         if not self._policy.ready:
             return self._refuse(_NOT_READY)
         key = self._policy.key(presented.digest)
         refusal = refuse_key(key, presented.digest is not None, now_us)
+        if refusal is None and key is not None:
+            refusal = refuse_agent(self._policy.agents.get(key.agent))
         call.who = self._policy.attribution(key) if key is not None else None
         if call.who is not None and (event.claims or call.who.key.customer_header):
             call.who = proven(call.who, event, self._policy.principal_claims)
         call.byok, self._signed = presented.byok, presented.signed
         if refusal is not None:
             return self._refuse(refusal)
+        if target.provider == OWN_PROVIDER:
+            return self._own_api(event, now_us)
+        if not SIGNALS.isdisjoint(headers):
+            assert call.who is not None
+            self._follow(follow(headers, call.who, self._policy, call.event_id, now_us))
         changes = () if presented.path is None else ((":path", presented.path.encode("latin-1")),)
         if call.operation != "other" and call.method != "POST":
             return self._refuse(_NOT_POST)  # a lenient server might serve it all the same
         if call.operation in _UNREAD_REQUESTS:
             self._onward = Continue(set_headers=changes, remove_headers=presented.remove)
+            if (refusal := refuse_unread(call)) is not None:
+                return self._refuse(refusal)
             hold = hold_unread(call, self._policy, now_us)
-            if isinstance(hold, Refusal):
-                return self._refuse(hold)
             if call.free and not hold.plan.shares:
                 self.state = State.UPSTREAM
                 return self._onward
             return self._reserve(hold)
         return self._want_body(event, changes, presented.remove)
 
+    def _follow(self, followed: Followed) -> None:
+        """Take a call for what its signals came to."""
+        self._followed, self._call.who = followed, followed.who
+        self._call.run_id = followed.run_id or self._call.run_id
+
+    def _hand_on(self, now_us: int) -> None:
+        """Let a call to another agent take its run along, in headers that go on with its body."""
+        call = self._call
+        assert call.who is not None
+        before = self._followed or Followed(call.who)
+        followed, token = onward(before, call.provider, self._policy, call.event_id, now_us)
+        self._follow(followed)
+        self._chain_headers = onward_headers(token, self._baggage) if token else ()
+
+    def _own_api(self, event: RequestHeaders, now_us: int) -> Action:
+        """Nothing goes upstream: the sidecar is the one who answers."""
+        refusal = refuse_call(self._call.method, self._call.path)
+        if refusal is None:
+            refusal = _too_large(event.headers, MAX_BODY_BYTES)
+        if refusal is not None:
+            return self._refuse(refusal)
+        if event.ended:
+            return self._start_run(b"", now_us)
+        self._content_encoding = _coding(event.headers)
+        self.state = State.BODY
+        return Continue(request_body=BodyMode.BUFFERED, response_body=BodyMode.NONE)
+
+    def _start_run(self, body: bytes, now_us: int) -> Action:
+        call = self._call
+        assert call.who is not None
+        started = start_run(body, call.who, self._policy, call.event_id, now_us)
+        if isinstance(started, Refusal):
+            return self._refuse(started)
+        self._follow(started)
+        headers = (("content-type", b"application/json"), self._stamps()[0])
+        self._own_answer = Respond(200, headers, answer(started), "tollkeeper_run_started")
+        hold = hold_unread(call, self._policy, now_us)
+        return self._reserve(hold) if hold.plan.shares else self._answer_own()
+
+    def _answer_own(self) -> Respond:
+        assert self._own_answer is not None
+        self._call.outcome, self._call.http_status = "ok", self._own_answer.status
+        self.state = State.DONE
+        return self._own_answer
+
+    def _stamps(self) -> tuple[tuple[str, bytes], ...]:
+        """What every answer says of its call: its event, and in a chain the token for what comes
+        next.
+        """
+        event_id = ("x-tollkeeper-event-id", self._call.event_id.encode())
+        followed = self._followed
+        if followed is None:
+            return (event_id,)
+        token, fault = followed.token.encode(), followed.fault.encode()
+        chain = ((CHAIN_HEADER, token),) if token else ()
+        doubt = (("x-tollkeeper-chain-fault", fault),) if fault else ()
+        return (event_id, *chain, *doubt)
+
     def _want_body(
         self, event: RequestHeaders, changes: tuple[tuple[str, bytes], ...], remove: tuple[str, ...]
     ) -> Action:
-        limit = self._policy.max_request_bytes
-        length = event.headers.get("content-length", b"")
-        if length.isdigit() and int(length) > limit:
-            says = f"The request body is larger than the gateway's limit of {limit:,} bytes."
-            return self._refuse(Refusal(status=413, code="request_too_large", message=says))
+        refusal = _too_large(event.headers, self._policy.max_request_bytes)
+        if refusal is not None:
+            return self._refuse(refusal)
         if event.ended:
             says = "This call needs a JSON body, and none was sent."
             return self._refuse(Refusal(status=400, code="malformed_request", message=says))
@@ -223,6 +295,8 @@ class Exchange:
         self.state = State.BODY
         # A signature may cover this header.
         plain = () if self._signed else (("accept-encoding", b"identity"),)
+        if self._call.operation == "agent_call":
+            self._baggage = event.headers.get(BAGGAGE, b"")
         return Continue(
             set_headers=(*changes, *plain),
             remove_headers=remove,
@@ -237,10 +311,14 @@ class Exchange:
             body = self._decoded(event.body, self._policy.max_request_bytes)
         except InflateError as error:
             return self._refuse(_malformed(f"The request body cannot be decoded: {error}"))
+        if call.provider == OWN_PROVIDER:
+            return self._start_run(body, now_us)
         said = as_json(body, self._form) if self._form else body
         if isinstance(said, BadRequest):
             return self._refuse(_malformed(said.says))
         asked = api.read_request(call.operation, said, self._destination.path_and_query)
+        if asked.api is not None:
+            self._destination = replace(self._destination, api=asked.api)
         if isinstance(asked, BadRequest):
             return self._refuse(_malformed(asked.says))
         if deployment := self._destination.deployment:
@@ -251,10 +329,34 @@ class Exchange:
         call.asked = asked
         call.operation = asked.operation or call.operation
         call.streamed = asked.streamed
+        if asked.prompt_cache_key and call.run_id == call.event_id:
+            assert call.who is not None
+            self._follow(follow_body(call.who, asked.prompt_cache_key))
+        if call.operation == "agent_call":
+            self._hand_on(now_us)
         self._body = body
         self._injected = asked.usage_on_request and call.provider not in self._policy.usage_unasked
-        hold = hold_asked(call, self._policy, now_us)
-        return self._refuse(hold) if isinstance(hold, Refusal) else self._reserve(hold)
+        hold = self._hold_asked(asked, now_us)
+        if isinstance(hold, Refusal):
+            return self._refuse(hold)
+        if call.free and not hold.plan.shares:
+            self.state = State.UPSTREAM
+            return CONTINUE
+        return self._reserve(hold)
+
+    def _hold_asked(self, asked: Asked, now_us: int) -> Hold | Refusal:
+        """What to hold for the request that was read."""
+        call, policy = self._call, self._policy
+        if not call.per_call:
+            return hold_asked(call, policy, now_us)
+        if call.operation == "other":
+            return hold_unread(call, policy, now_us)
+        if call.operation == "agent_call":
+            refusal = refuse_agent(policy.agents.get(call.provider))
+            if refusal is not None:
+                return refusal
+        call.price_nanos = policy.price_per_call(call.operation, call.provider, asked.tool_name)
+        return hold_asked(call, policy, now_us)
 
     def _reserve(self, hold: Hold) -> Action:
         self._hold = hold
@@ -265,6 +367,8 @@ class Exchange:
         assert self._hold is not None
         call, hold = self._call, self._hold
         call.shadow = event.shadow
+        if self._own_answer is not None:
+            return self._answer_own()
         self._granted = event.granted
         money = any(share.budget.unit == "usd" for share in hold.plan.shares)
         call.hold_nanos = hold.nanos_for(event.granted) if event.held and money else 0
@@ -284,9 +388,9 @@ class Exchange:
         if asked.stamp is not None:
             changed = asked.stamp(changed, self._call.event_id)
         if changed is body:
-            return CONTINUE
+            return Continue(self._chain_headers) if self._chain_headers else CONTINUE
         return Continue(
-            set_headers=(("content-length", str(len(changed)).encode()),),
+            set_headers=(("content-length", str(len(changed)).encode()), *self._chain_headers),
             remove_headers=("content-encoding",) if self._content_encoding else (),
             body=changed,
         )
@@ -332,7 +436,7 @@ class Exchange:
         call.first_byte_us = now_us - call.started_us
         attempts = headers.get("x-envoy-attempt-count", b"")
         call.attempts = int(attempts) if attempts.isdigit() else 1
-        stamp = (("x-tollkeeper-event-id", call.event_id.encode()),)
+        stamp = self._stamps()
         mode = BodyMode.NONE if event.ended else self._response_mode(headers)
         if mode is BodyMode.NONE:
             return self._unread(stamp)
@@ -395,6 +499,7 @@ class Exchange:
         self._complete(answer)
         cut = not answer.complete and body.lstrip().startswith(b"{")
         readable = answer.usage is not None or answer.output_bytes > 0 or (call.silent and not cut)
+        readable = readable or answer.performed is not None
         if call.http_status >= 400 or answer.failed:
             call.outcome = "provider_error"
         elif readable:
@@ -532,6 +637,14 @@ class Exchange:
 
 def _coding(headers: Headers) -> str:
     return headers.get("content-encoding", b"").decode("latin-1").strip().lower()
+
+
+def _too_large(headers: Headers, limit: int) -> Refusal | None:
+    length = headers.get("content-length", b"")
+    if not length.isdigit() or int(length) <= limit:
+        return None
+    says = f"The request body is larger than the gateway's limit of {limit:,} bytes."
+    return Refusal(status=413, code="request_too_large", message=says)
 
 
 def _malformed(says: str) -> Refusal:

@@ -48,13 +48,18 @@ class Hold:
         return self.nanos + self.nanos_per_token * tokens
 
 
-def hold_unread(call: Call, policy: Policy, now_us: int) -> Hold | Refusal:
-    """For a call whose body is not read. A free one only counts as a call; of others, what they
-    cost is not known, so they find their budgets not yet spent. One that opens a realtime session
-    is refused: it gives out a credential for a connection that runs past the gateway.
+def refuse_unread(call: Call) -> Refusal | None:
+    """Why a call whose body is not read may not go: one that opens a realtime session gives out a
+    credential for a connection that runs past the gateway.
     """
-    if not call.free and "realtime" in segments(call.path):
-        return _PAST_THE_METER
+    past = not call.free and "realtime" in segments(call.path)
+    return _PAST_THE_METER if past else None
+
+
+def hold_unread(call: Call, policy: Policy, now_us: int) -> Hold:
+    """For a call whose body is not read. A free one only counts as a call; of others, what they
+    cost is not known, so they find their budgets not yet spent.
+    """
     budgets = _budgets(call, policy)
     if call.free:
         budgets = tuple(b for b in budgets if b.unit in ("calls", "parallel"))
@@ -65,6 +70,8 @@ def hold_asked(call: Call, policy: Policy, now_us: int) -> Hold | Refusal:
     """For a metered call whose request has been read."""
     assert call.asked is not None
     assert call.who is not None
+    if call.per_call:
+        return _hold_price(call, policy, now_us)
     asked, budgets = call.asked, _budgets(call, policy)
     hard = [b for b in budgets if b.on_exceed != "shadow" and b.unit in ("usd", "tokens")]
     rates = rates_for(call, policy, asked.model, asked.service_tier)
@@ -79,6 +86,16 @@ def hold_asked(call: Call, policy: Policy, now_us: int) -> Hold | Refusal:
     least, most, states, grows = _output(call, policy, hard, rates, asked.max_output_tokens)
     plan = _plan(call, policy, now_us, budgets, costs, least, most)
     return Hold(plan, costs.nanos, costs.nanos_per_token, states, grows)
+
+
+def _hold_price(call: Call, policy: Policy, now_us: int) -> Hold:
+    """Exactly the price of a call that costs by the call. It uses no tokens, and without a price no
+    money.
+    """
+    price = call.price_nanos or 0
+    units = ("usd", "calls", "parallel") if price else ("calls", "parallel")
+    budgets = tuple(b for b in _budgets(call, policy) if b.unit in units)
+    return Hold(_plan(call, policy, now_us, budgets, Costs(nanos=price), 0, 0), price)
 
 
 def hold_growth(call: Call, policy: Policy, hold: Hold, granted: int, now_us: int) -> Plan:

@@ -16,7 +16,7 @@ OUR_PREFIX: Final = "x-tollkeeper-"
 KEY_HEADER: Final = "x-tollkeeper-key"
 CUSTOMER_HEADER: Final = "x-customer-id"
 PRINCIPAL_CLAIMS: Final = ("email", "preferred_username", "sub")
-_PRIVATE: Final = frozenset(("baggage", "x-agent-chain", CUSTOMER_HEADER))
+_PRIVATE: Final = frozenset(("baggage", "x-agent-chain", "x-agent-run", CUSTOMER_HEADER))
 _CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 """In the order in which they count: a request with two of our keys is the first one's."""
 _KEY_START: Final = b"tk-"

@@ -9,6 +9,7 @@ from extproc.budget import settled
 from extproc.identity import Attribution
 from extproc.policy import Policy
 from extproc.providers.paths import segments
+from extproc.providers.routing import OWN_PROVIDER
 from extproc.providers.shape import Answer, Asked
 from extproc.refusal import Refusal
 from ledger.event import TOKEN_FIELDS, MeteredEvent, Usage
@@ -26,7 +27,7 @@ _MAX_TEXT: Final = 200
 @dataclass(slots=True, kw_only=True)
 class Call:
     """What is known of one call so far; the exchange fills it in. A call without a chain is a run
-    of its own.
+    of its own. `per_call`: it costs by the call, `price_nanos`, None where nobody set a price.
     """
 
     event_id: str
@@ -41,6 +42,8 @@ class Call:
     asked: Asked | None = None
     answer: Answer | None = None
     byok: bool = False
+    per_call: bool = False
+    price_nanos: int | None = None
     hold_nanos: int = 0
     shadow: Refusal | None = None
     refusal: Refusal | None = None
@@ -60,6 +63,8 @@ class Call:
         """Whether the provider charges nothing for this call, whatever it answers."""
         if self.operation != "other":
             return False
+        if self.per_call or self.provider == OWN_PROVIDER:
+            return True
         only_asks = self.method in FREE_METHODS and not self.has_body
         return only_asks or _is_free_end(segments(self.path))
 
@@ -170,9 +175,18 @@ def _identity(call: Call, policy: Policy) -> dict[str, Any]:
         "byok": call.byok,
         "policy_version": policy.version,
     }
+    if call.per_call:
+        fields |= _called(call)
     if call.who is not None:
         fields.update(call.who.columns)
     return fields
+
+
+def _called(call: Call) -> dict[str, Any]:
+    """The tool or the agent that a call is for."""
+    if call.operation == "agent_call":
+        return {"target_agent": clip(call.provider)}
+    return {"tool_name": clip(call.asked.tool_name)} if call.asked is not None else {}
 
 
 def rates_for(call: Call, policy: Policy, model: str, service_tier: str) -> Rates | None:
@@ -189,7 +203,7 @@ def clip(text: str) -> str:
 
 def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
     """Tokens, and how sure we are. What a provider did not say is estimated from what was seen."""
-    if call.outcome == "refused":
+    if call.outcome == "refused" or call.per_call:
         return Usage(), "none"
     said = answer.usage
     if said is not None and (answer.complete or not call.streamed):
@@ -229,6 +243,8 @@ def _cost(
         return 0, "none"
     if call.free:
         return 0, "free"
+    if call.per_call:
+        return _price_per_call(call)
     if usage == Usage():
         unsaid = call.silent and call.outcome != "provider_error"
         return (None, "unpriced") if call.operation == "other" or unsaid else (0, "none")
@@ -247,6 +263,15 @@ def _is_free_end(parts: list[str]) -> bool:
     if parts[-1:] == ["cancel"] and parts[-3:-2] in _CANCELLED:
         return True
     return parts[-2:] in _FREE_ENDS
+
+
+def _price_per_call(call: Call) -> tuple[int, str]:
+    """The price is due unless the answer says that nothing was done. A tool or an agent has none
+    unless somebody set one, so that what has none is free, and not unpriced.
+    """
+    if call.price_nanos is None or (call.answer is not None and call.answer.performed is False):
+        return 0, "none"
+    return call.price_nanos, "per-call"
 
 
 def _ms(microseconds: int) -> int:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from ledger.db import Database, Row, Session
+from ledger.journal import NOBODY
 from ledger.keyspace import Keyspace
 from ledger.money import usd_from_nanos
 from ledger.snapshot import (
@@ -98,7 +99,11 @@ def _audit_books(session: Session, snapshot: Snapshot) -> Audit:
     result.counts["counters"] = len(snapshot.counters)
     result.counts["holds"] = len(snapshot.holds)
     result.findings += _gaps(session, snapshot)
-    result.findings += _journal(session, int(totals["journal_balance"]))
+    unfit = list(_journal(session, int(totals["journal_balance"])))
+    result.findings += unfit
+    if not unfit:  # or it would say the same again
+        result.findings += _billed(session)
+    result.findings += _hearsay(session)
     result.findings += _wallets(session)
     result.findings += _rollups(session)
     result.findings += _letters(session)
@@ -164,6 +169,19 @@ def _journal(session: Session, balance: int) -> Iterator[Finding]:
         else:
             says = "The journal charges another amount than the event cost."
         yield Finding("journal", subject, str(cost), str(expense), says)
+
+
+def _billed(session: Session) -> Iterator[Finding]:
+    for row in session.run("audit_billed", nobody=NOBODY, most=MAX_FINDINGS):
+        says = f"The journal charges the team {row['team']} another amount than it has to pay."
+        yield Finding("billed", row["team"], row["due"], row["charged"], says)
+
+
+def _hearsay(session: Session) -> Iterator[Finding]:
+    for row in session.run("audit_hearsay", most=MAX_FINDINGS):
+        says = "Another team is charged for this call although its chain was not proved."
+        trust = row["chain_trust"] or "none"
+        yield Finding("hearsay", row["event_id"], "verified or key_bound", trust, says)
 
 
 def _wallets(session: Session) -> Iterator[Finding]:

@@ -13,6 +13,8 @@ from ledger.cli_session import Run, sentence_for
 _PARTS: Final = {
     "up": ("ledger.cli_up:up", "Run all of Tollkeeper on this machine."),
     "keys": ("ledger.cli_keys:keys", "Issue, list and end keys."),
+    "agents": ("ledger.cli_agents:agents", "Register agents; suspend and retire them."),
+    "tools": ("ledger.cli_tools:tools", "What calls of tools cost, and which were called."),
     "budgets": ("ledger.cli_budgets:budgets", "Set budgets and see what is left."),
     "alerts": ("ledger.cli_alerts:alerts", "What was said of budgets, and whom it is sent to."),
     "wallets": ("ledger.cli_wallets:wallets", "Prepaid credit: pay in, see what is left."),
@@ -21,6 +23,8 @@ _PARTS: Final = {
     "events": ("ledger.cli_spend:events", "The metered calls, newest first."),
     "reconcile": ("ledger.cli_reconcile:reconcile", "Compare what is kept twice, and repair it."),
     "audit": ("ledger.cli_books:audit", "Prove that the books are whole and consistent."),
+    "runs": ("ledger.cli_runs:runs", "Runs of agents: start, see what each cost, end."),
+    "chains": ("ledger.cli_chains:chains", "What signs chains, and who pays for them."),
     "migrate": ("ledger.cli_books:migrate", "Create or update the tables in PostgreSQL."),
     "write": ("ledger.cli_books:write", "Run the writer: events from Redis into the books."),
 }

@@ -16,9 +16,12 @@ from ledger.cli_session import Refusal, Run, format_option, pass_run, show
 def migrate(run: Run, output: str) -> None:
     """Create or update the tables in PostgreSQL; safe to repeat, and at several places at once."""
     from ledger.db import migrate as apply
+    from ledger.runs import keep_chains
     from ledger.tables import Column
 
     applied = [{"migration": name} for name in apply(run.postgres_dsn())]
+    with run.books() as db:
+        keep_chains(db)
     columns = [Column("migration", "Applied", "id")]
     show(output, columns, applied, empty="The tables are up to date.")
 

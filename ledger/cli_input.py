@@ -20,6 +20,7 @@ _UNITS: Final = {
 _MAX_SECONDS: Final = 100 * _SECONDS["y"]
 _MAX_ALERTS: Final = 10
 _MAX_COUNT: Final = 10**12
+_MAX_PRICE_USD: Final = 1_000_000
 _EVERYTHING: Final = "all"
 _AMOUNT: Final = re.compile(r"(\d{1,30}(?:\.\d{1,12})?)\s*([a-z]+)", re.ASCII | re.IGNORECASE)
 _USD: Final = re.compile(r"\$?\s*(\d{1,30}(?:\.\d{1,30})?)\s*(?:usd)?", re.ASCII | re.IGNORECASE)
@@ -111,6 +112,22 @@ def usd(text: str) -> int:
         raise InputError(
             "An amount of zero dollars would refuse every call; suspend the key instead."
         )
+    return nanos
+
+
+def price(text: str) -> int:
+    """Nanodollars of what one call costs, from `0.01`, `$0.01` or `0.01usd`; zero is a price."""
+    found = _USD.fullmatch(text.strip())
+    if not found:
+        raise InputError(
+            f"{text!r} is not a price; write dollars such as 0.01usd, or none for no price."
+        )
+    try:
+        nanos = nanos_from_usd(found[1])
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if nanos > _MAX_PRICE_USD * NANOS_PER_USD:
+        raise InputError(f"A call costs at most {_MAX_PRICE_USD:,} usd, not {text!r}.")
     return nanos
 
 

@@ -53,6 +53,10 @@ def spend(
     """Who spent how much: calls, tokens and cost per group, the dearest first, and their total.
 
     Hours, days and months are UTC's. CSV has no total row, so that a pivot does not count it twice.
+
+    `team` made the calls, `root_team` started their chains, and `billed_team` pays for them. Where
+    a call is split between two teams each has its half of the cost, and the calls and tokens stand
+    in the caller's row alone, so that every column adds up to its total.
     """
     from ledger import cli_input, reports
     from ledger import spend as books
@@ -119,7 +123,9 @@ def events(
         found = books.newest_events(session, question, most + 1)
     rows = [reports.event(row) for row in found[:most]]
     if output == "table":
-        rows = [{**row, "result": reports.result(row)} for row in rows]
+        rows = [
+            {**row, "called": reports.called(row), "result": reports.result(row)} for row in rows
+        ]
     show(output, _event_columns(), rows, empty="No calls.")
     if len(found) > most:
         hint(f"These are the newest {most}; --limit shows more.")
@@ -163,7 +169,7 @@ def _event_columns() -> "list[Column]":
         Column("occurred_at", "Time (UTC)", "time"),
         Column("team", "Team"),
         Column("agent", "Agent"),
-        Column("model", "Model"),
+        Column("called", "Called"),
         Column("result", "Result"),
         Column("input_tokens", "Input", "tokens"),
         Column("output_tokens", "Output", "tokens"),

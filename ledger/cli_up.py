@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,14 @@ import click
 
 from ledger.child import StartFailure
 from ledger.cli_session import Refusal, Run, WrongUsage, pass_run
-from ledger.envoy_config import Provider, credential_variables, parse_provider, providers_in
+from ledger.envoy_config import (
+    Provider,
+    credential_variables,
+    parse_provider,
+    prefixes_in,
+    providers_in,
+    refuse_shared_names,
+)
 from ledger.envoy_jwt import DEFAULT_HEADER, People, check_header, check_keys, check_url, is_url
 from ledger.parts import Machine, Wanted, stock_envoy_config
 from ledger.supervisor import TEND_EVERY_S, Supervisor
@@ -38,6 +45,20 @@ MAX_WORKERS: Final = 64
     multiple=True,
     metavar="NAME=BASE_URL",
     help="Lead /NAME/ to this address; its credential is NAME_API_KEY. May be repeated.",
+)
+@click.option(
+    "--mcp",
+    "tools",
+    multiple=True,
+    metavar="NAME=BASE_URL",
+    help="Lead /mcp/NAME to this MCP server; its credential is NAME_API_KEY. May be repeated.",
+)
+@click.option(
+    "--a2a",
+    "agents",
+    multiple=True,
+    metavar="NAME=BASE_URL",
+    help="Lead /a2a/NAME to this A2A agent; its credential is NAME_API_KEY. May be repeated.",
 )
 @click.option(
     "--workers",
@@ -67,6 +88,8 @@ def up(
     data_dir: Path | None,
     gateway: str | None,
     providers: tuple[str, ...],
+    tools: tuple[str, ...],
+    agents: tuple[str, ...],
     workers: int | None,
     jwks: str | None,
     jwt_issuer: str | None,
@@ -93,7 +116,7 @@ def up(
                 data_dir=directory,
                 gateway=_gateway(gateway, any_port=demo),
                 workers=workers or min(max(os.cpu_count() or 2, 2), 8),
-                providers=_providers(providers),
+                providers=_providers({"": providers, "mcp": tools, "a2a": agents}),
                 environment=os.environ,
                 people=_people(jwks, jwt_issuer, jwt_audiences, jwt_header),
             )
@@ -123,11 +146,12 @@ def announcement(machine: Machine) -> str:
     variables = credential_variables(stock_envoy_config(), machine.wanted.providers)
     lines = [f"Tollkeeper is up. Ctrl-C stops it and keeps the data in {shown}.", ""]
     lines.append(f"  Gateway     {machine.gateway_url}")
+    prefixes = prefixes_in(machine.envoy_text)
     for name, base_url in providers_in(machine.envoy_text).items():
         variable = variables[name]
         have = bool(machine.wanted.environment.get(variable))
         pays = f"with {variable}" if have else f"callers' own credential ({variable} is not set)"
-        lines.append(f"    /{name + '/':<11} {base_url}, {pays}")
+        lines.append(f"    {prefixes[name]:<12} {base_url}, {pays}")
     if people := machine.wanted.people:
         lines.append(f"  Principals  whom a token of {people.issuer} names, in {people.header}")
     lines += [
@@ -202,11 +226,16 @@ def _gateway(text: str | None, *, any_port: bool) -> tuple[str, int]:
     return str(address[0]), int(address[1])
 
 
-def _providers(texts: Sequence[str]) -> list[Provider]:
-    try:
-        return [parse_provider(text) for text in texts]
-    except ValueError as error:
-        raise WrongUsage(f"--provider: {error}") from error
+def _providers(texts: Mapping[str, Sequence[str]]) -> list[Provider]:
+    """What is behind the gateway, by the kind of thing that it is."""
+    found: list[Provider] = []
+    for kind, given in texts.items():
+        try:
+            found += [parse_provider(text, kind) for text in given]
+            refuse_shared_names(found)
+        except ValueError as error:
+            raise WrongUsage(f"--{kind or 'provider'}: {error}") from error
+    return found
 
 
 def _people(

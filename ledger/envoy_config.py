@@ -9,12 +9,17 @@ from urllib.parse import urlsplit
 
 import yaml
 
-PLACEHOLDERS: Final = ("azure",)
+PLACEHOLDERS: Final = ("azure", "example-tools", "example-agent")
 """Providers whose address in envoy.yaml is only an example: they are there if somebody names it."""
+PER_CALL: Final = {"mcp": "example-tools", "a2a": "example-agent"}
+"""What is priced by the call has its prefix below one of these, and routes like those of a
+placeholder.
+"""
 _PATTERN: Final = "openai"
 """What a provider unknown to envoy.yaml is made from: its API is taken to be OpenAI's."""
+_VENDORS: Final = ("openai", "anthropic", "azure", "gemini", "bedrock")
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
-_RESERVED: Final = ("v1", "tollkeeper", "unknown")
+_RESERVED: Final = ("v1", "tollkeeper", "unknown", *PER_CALL, *PER_CALL.values())
 _EXT_PROC: Final = "envoy.filters.http.ext_proc"
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -23,13 +28,16 @@ Node = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """Where a provider is. `path` is what its base URL has before the API's own path."""
+    """Where a provider is. `path` is what its base URL has before the API's own path. `kind`: a
+    server of tools (`mcp`), an agent (`a2a`), or a provider of models.
+    """
 
     name: str
     host: str
     port: int
     tls: bool
     path: str = ""
+    kind: str = ""
 
     @property
     def authority(self) -> str:
@@ -58,7 +66,7 @@ class Site:
     """Names of the environment variables that hold a provider's credential and are set."""
 
 
-def parse_provider(text: str) -> Provider:
+def parse_provider(text: str, kind: str = "") -> Provider:
     """A provider from `NAME=BASE_URL`; ValueError says what is wrong with it."""
     name, equals, url = text.partition("=")
     if not equals or not _NAME.fullmatch(name) or name in _RESERVED:
@@ -80,7 +88,20 @@ def parse_provider(text: str) -> Provider:
         )
     tls = parts.scheme == "https"
     path = parts.path.rstrip("/")
-    return Provider(name, parts.hostname, port or (443 if tls else 80), tls, path)
+    return Provider(name, parts.hostname, port or (443 if tls else 80), tls, path, kind)
+
+
+def refuse_shared_names(providers: Iterable[Provider]) -> None:
+    """ValueError where two things have one name: an event's provider, a price and an account would
+    mean both.
+    """
+    kinds: dict[str, str] = dict.fromkeys(_VENDORS, "")
+    for provider in providers:
+        if kinds.setdefault(provider.name, provider.kind) != provider.kind:
+            raise ValueError(
+                f"Two things cannot both be called {provider.name!r}; give the server of tools or"
+                " the agent another name."
+            )
 
 
 def credential_variable(name: str) -> str:
@@ -105,12 +126,14 @@ def configure(text: str, site: Site) -> str:
     _set_sockets(_cluster(config, "tollkeeper"), site.sidecar_sockets)
     given = {provider.name: provider for provider in site.providers}
     known = _variables(config)
-    for name in known if site.only_these else PLACEHOLDERS:
+    for name, provider in given.items():
+        if provider.kind:
+            _add_per_call(config, provider)
+        elif name not in known:
+            _add(config, name)
+    for name in {**(known if site.only_these else {}), **dict.fromkeys(PLACEHOLDERS)}:
         if name not in given:
             _remove(config, name)
-    for name in given:
-        if name not in known:
-            _add(config, name)
     for provider in given.values():
         _point(config, provider)
     for name, variable in _variables(config).items():
@@ -119,6 +142,11 @@ def configure(text: str, site: Site) -> str:
     _trust(config, site.trusted_ca)
     _name_prefixes(config)
     return _HEADER + yaml.safe_dump(config, sort_keys=False, width=120)
+
+
+def prefixes_in(text: str) -> dict[str, str]:
+    """Provider -> its prefix in the gateway's paths, in the order of the routes."""
+    return _prefixed(yaml.safe_load(text))
 
 
 def providers_in(text: str) -> dict[str, str]:
@@ -162,13 +190,13 @@ def _routes_to(config: Node, name: str) -> list[Node]:
     return [route for route in _routes(config) if route.get("route", {}).get("cluster") == name]
 
 
-def _prefixed(config: Node) -> list[str]:
-    """The names of the providers that have a prefix of their own, in the order of the routes."""
-    return [
-        route["name"]
+def _prefixed(config: Node) -> dict[str, str]:
+    """Provider -> its own prefix, in the order of the routes."""
+    return {
+        route["name"]: prefix
         for route in _routes(config)
-        if route.get("match") == {"prefix": f"/{route['name']}/"}
-    ]
+        if (prefix := route["match"].get("prefix", "")).endswith(f"/{route['name']}/")
+    }
 
 
 def _cluster(config: Node, name: str) -> Node:
@@ -223,6 +251,29 @@ def _add(config: Node, name: str) -> None:
     routes.insert(routes.index(pattern) + 1, route)
 
 
+def _add_per_call(config: Node, provider: Provider) -> None:
+    """A server of tools or an agent: its credential and cluster as a provider's, its routes as the
+    placeholder's.
+    """
+    name, placeholder = provider.name, PER_CALL[provider.kind]
+    _add(config, name)
+    routes = _routes(config)
+    routes[:] = [route for route in routes if route["name"] != name]
+    patterns = _routes_to(config, placeholder)
+    copies = [_renamed(route, placeholder, name) for route in patterns]
+    at = routes.index(patterns[0])
+    routes[at:at] = copies
+
+
+def _renamed(node: Any, old: str, new: str) -> Any:
+    """A copy in which every text says `new` for `old`."""
+    if isinstance(node, dict):
+        return {key: _renamed(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_renamed(each, old, new) for each in node]
+    return node.replace(old, new) if isinstance(node, str) else node
+
+
 def _point(config: Node, provider: Provider) -> None:
     """Lead a provider's routes to its base URL."""
     cluster = _cluster(config, provider.name)
@@ -240,7 +291,9 @@ def _point(config: Node, provider: Provider) -> None:
         action = route["route"]
         action["host_rewrite_literal"] = provider.authority
         if provider.path:
-            action["prefix_rewrite"] = provider.path + action["prefix_rewrite"]
+            # A route of one exact path is the base URL itself, without a slash behind it.
+            exact = "path" in route["match"]
+            action["prefix_rewrite"] = provider.path + ("" if exact else action["prefix_rewrite"])
 
 
 def _tell(route: Node, name: str, value: str) -> None:
@@ -283,7 +336,7 @@ def _trust(config: Node, authorities: str) -> None:
 
 def _name_prefixes(config: Node) -> None:
     """The answer on an unknown path names the prefixes that there are."""
-    names = [f"/{name}/" for name in _prefixed(config)]
+    names = list(_prefixed(config).values())
     body = next(route for route in _routes(config) if route["name"] == "unknown")
     content = body["direct_response"]["body"]
     content["inline_string"] = re.sub(

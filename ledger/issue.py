@@ -113,6 +113,7 @@ def checked(request: KeyRequest, reserved: frozenset[str]) -> KeyRequest:
 
 def issue(session: Session, request: KeyRequest, *, who: str, why: str = "") -> IssuedKey:
     """Put a new key into the books. `request` was `checked`; the database checks again."""
+    _must_be_at_work(session, request.agent)
     key_id = "".join(secrets.choice(_KEY_ID_ALPHABET) for _ in range(KEY_ID_CHARS))
     secret = "".join(secrets.choice(_SECRET_ALPHABET) for _ in range(SECRET_CHARS))
     text = f"tk-{key_id}-{secret}"
@@ -133,6 +134,15 @@ def issue(session: Session, request: KeyRequest, *, who: str, why: str = "") -> 
     )
     note(session, key_id, who=who, what="issued", why=why)
     return IssuedKey(text, row)
+
+
+def _must_be_at_work(session: Session, agent: str | None) -> None:
+    """Raises RefusedError for an agent that is registered and retired."""
+    if any(row["status"] == "retired" for row in session.run("agents_one", name=agent)):
+        raise RefusedError(
+            f"The agent {agent!r} is retired, so no key is issued to it; name the one that follows"
+            " it (`ledger agents list`)."
+        )
 
 
 def key_id_of(text: str) -> str:

@@ -16,21 +16,43 @@ class Entry(NamedTuple):
     amount_nanos: int
 
 
-def entries(event: MeteredEvent) -> tuple[Entry, ...]:
-    """What an event costs its team and what is owed to its provider; nothing while unpriced.
+def payers(billing: str, team: str, root_team: str) -> tuple[str, ...]:
+    """The teams that pay for a call; of two the first is the root's. A root without a team pays
+    nothing.
+    """
+    if billing == "split" and root_team and root_team != team:
+        return (root_team, team)
+    return (root_team if billing == "root" and root_team else team,)
 
-    What the provider billed beyond the call's hold is an overrun of its team: no budget could have
-    stopped it, and nobody planned it. The amounts of one event sum to zero. A call that cost
-    nothing has its transaction too, so that every priced event can be found in the journal.
+
+def entries(event: MeteredEvent) -> tuple[Entry, ...]:
+    """What an event costs those who pay for it and what is owed to its provider; nothing while
+    unpriced.
+
+    What the provider billed beyond the call's hold is an overrun: no budget could have stopped it,
+    and nobody planned it. Where two teams pay, each bears half of both, and the root's the odd
+    nanodollar. The amounts of one event sum to zero. A call that cost nothing has its transaction
+    too, so that every priced event can be found in the journal.
     """
     if event.cost_nanos is None:
         return ()
-    team, cost = event.team or NOBODY, event.cost_nanos
-    payable = Entry(f"payable:{event.provider or NOBODY}", -cost)
-    if 0 < event.hold_nanos < cost:
-        overrun = Entry(f"overrun:{team}", cost - event.hold_nanos)
-        return (Entry(f"expense:{team}", event.hold_nanos), overrun, payable)
-    return (Entry(f"expense:{team}", cost), payable)
+    cost = event.cost_nanos
+    planned = event.hold_nanos if 0 < event.hold_nanos < cost else cost
+    teams = payers(event.billing, event.team, event.root_team)
+    made = []
+    for payer, share, expected in zip(
+        teams, _shared(cost, len(teams)), _shared(planned, len(teams)), strict=True
+    ):
+        made.append(Entry(f"expense:{payer or NOBODY}", expected))
+        if share != expected:
+            made.append(Entry(f"overrun:{payer or NOBODY}", share - expected))
+    return (*made, Entry(f"payable:{event.provider or NOBODY}", -cost))
+
+
+def _shared(amount_nanos: int, payers: int) -> tuple[int, ...]:
+    """The amount as one or two bear it."""
+    half = amount_nanos // 2
+    return (amount_nanos,) if payers == 1 else (amount_nanos - half, half)
 
 
 def credit_account(wallet: str) -> str:

@@ -1,4 +1,6 @@
-"""Sends keys and budgets from the books to the directory in Redis. Knows not what they mean."""
+"""Sends keys, budgets, runs, signing keys and settings from the books to the directory in Redis.
+Knows not what they mean.
+"""
 
 import json
 import time
@@ -12,10 +14,11 @@ from ledger.stream import DEFAULT_KEYSPACE, Redis, command, run_script
 MAX_DOCUMENTS: Final = 500  # in one script call, which holds up everyone else
 MAX_CHANGES: Final = 10_000
 """Changes that a sidecar may miss before it has to read the whole directory again."""
+FOR_EVER_US: Final = 253_402_300_799_000_000  # the end of the year 9999
 
 
 def publish(db: Database, redis: Redis, keys: Keyspace = DEFAULT_KEYSPACE) -> int:
-    """Send every key and budget that changed since the last time; how many. Safe to repeat.
+    """Send every document that changed since the last time; how many. Safe to repeat.
 
     A new budget goes out after its counter has been given what was spent before it.
     """
@@ -33,12 +36,12 @@ def publish(db: Database, redis: Redis, keys: Keyspace = DEFAULT_KEYSPACE) -> in
 def _send(db: Database, redis: Redis, keys: Keyspace, published: int) -> int:
     sent = 0
     names = [keys.directory, keys.directory_version, keys.directory_changes]
-    while changes := db.run("directory_after", version=published, most=MAX_DOCUMENTS):
-        arguments: list[str | int] = [MAX_CHANGES]
+    asked = {"most": MAX_DOCUMENTS, "for_ever": FOR_EVER_US, "anew": published == 0}
+    while changes := db.run("directory_after", version=published, **asked):
+        arguments: list[str | int] = [MAX_CHANGES, published]
         for change in changes:
             document = json.dumps(change["document"], separators=(",", ":"))
             arguments += [change["name"], change["version"], document]
-        run_script(redis, "publish", names, arguments)
-        published = changes[-1]["version"]
+        published = int(run_script(redis, "publish", names, arguments))
         sent += len(changes)
     return sent

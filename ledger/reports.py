@@ -12,6 +12,8 @@ from ledger.money import NANOS_PER_USD
 
 Row = dict[str, Any]
 
+BILLED_TEAM: Final = "billed_team"
+"""Who pays: a column of neither table, for a call may have two of them."""
 # What spending can be asked by, and the column that answers: first those that the rollups hold.
 ROLLUP_DIMENSIONS: Final = {
     "owner": "owner",
@@ -32,6 +34,7 @@ ROLLUP_DIMENSIONS: Final = {
     "chain_trust": "chain_trust",
     "byok": "byok",
     "billing": "billing",
+    BILLED_TEAM: BILLED_TEAM,
 }
 EVENT_DIMENSIONS: Final = {
     "run_id": "run_id",
@@ -158,6 +161,51 @@ def key(row: Mapping[str, Any], now: datetime) -> Row:
         **{name: row[name] for name in ("service_account", "customer_header")},
         "created_at": row["created_at"],
     }
+
+
+def called(row: Mapping[str, Any]) -> str:
+    """What an event's call was for: a model, a tool as it is priced, or an agent."""
+    if row["tool_name"]:
+        return f"{row['provider']}/{row['tool_name']}"
+    return str(row["model"] or (f"agent {row['target_agent']}" if row["target_agent"] else ""))
+
+
+def agent(row: Mapping[str, Any]) -> Row:
+    """A registered agent."""
+    return {
+        **{name: row[name] for name in ("name", "team", "owner", "purpose", "status")},
+        **_price(row["price_nanos"]),
+        "registered_at": row["registered_at"],
+    }
+
+
+def agent_usage(row: Mapping[str, Any]) -> Row:
+    """What an agent's keys called and spent, and how often it was called itself."""
+    spent = int(row["spent_nanos"])
+    counts = {name: int(row[name]) for name in ("keys", "calls", "times_called")}
+    return {**counts, "spent_nanos": spent, "spent_usd": usd_text(spent)}
+
+
+def tool_price(row: Mapping[str, Any]) -> Row:
+    """What a call of a tool costs; `*` is every tool of its server."""
+    return {"server": row["server"], "tool": row["tool"], **_price(row["price_nanos"])}
+
+
+def tool(row: Mapping[str, Any]) -> Row:
+    """A tool that has a price or was called."""
+    cost = int(row["cost_nanos"])
+    return {
+        **tool_price(row),
+        **{name: int(row[name]) for name in ("calls", "refused_calls", "failed_calls")},
+        "mean_ms": row["mean_ms"],
+        "cost_nanos": cost,
+        "cost_usd": usd_text(cost),
+        "last_called_at": row["last_called_at"],
+    }
+
+
+def _price(nanos: int | None) -> Row:
+    return {"price_nanos": nanos, "price_usd": None if nanos is None else usd_text(nanos)}
 
 
 def budget(granted: Budget) -> Row:

@@ -7,6 +7,7 @@ from psycopg import sql
 
 from ledger.db import Row, Session, statement
 from ledger.reports import (
+    BILLED_TEAM,
     EVENT_DIMENSIONS,
     ROLLUP_DIMENSIONS,
     TIME_DIMENSIONS,
@@ -26,6 +27,11 @@ _COLUMNS: Final = {
     "event_id": "event_id",
     "key_id": "key_id",
 }
+_EQUALS: Final = sql.SQL("{} = {}")
+_PAYS: Final = sql.SQL(
+    "{1} IN (SELECT {0} FROM billed(billing, team, root_team, cost_nanos, cost_nanos))"
+)
+"""That a team is one of those that pay for an event."""
 
 
 def label_names(session: Session) -> list[str]:
@@ -36,9 +42,10 @@ def label_names(session: Session) -> list[str]:
 
 def spend(session: Session, question: Question, limit: int) -> list[Row]:
     """The total and up to `limit` + 1 groups, the dearest first, or by time where it is asked."""
+    named = {*question.by, *(name for name, _ in question.where)}
     names = [sql.Identifier(f"g{place}") for place in range(len(question.by))]
     times = [names[place] for place, name in enumerate(question.by) if name in TIME_DIMENSIONS]
-    order = [*times, sql.SQL("sum(cost_nanos) DESC NULLS LAST"), sql.SQL("calls DESC"), *names]
+    order = [*times, sql.SQL("sum(share_nanos) DESC NULLS LAST"), sql.SQL("calls DESC"), *names]
     first_hour, last_hour = whole_hours(question)
     given = {
         "since": question.since,
@@ -55,6 +62,7 @@ def spend(session: Session, question: Question, limit: int) -> list[Row]:
             sql.SQL("{} AS {}").format(group, name)
             for group, name in zip(groups, names, strict=True)
         ),
+        shares=sql.Identifier("billed" if BILLED_TEAM in named else "unbilled"),
         where=_filter(question, given),
         order=_listed(order),
     )
@@ -64,7 +72,7 @@ def spend(session: Session, question: Question, limit: int) -> list[Row]:
 def newest_events(session: Session, question: Question, limit: int) -> list[Row]:
     """Up to `limit` events, the newest first."""
     given = {"since": question.since, "until": question.until, "limit": limit}
-    query = _composed("events_newest", where=_filter(question, given))
+    query = _composed("events_newest", where=_filter(question, given, _PAYS))
     return session.connection.execute(query, given).fetchall()
 
 
@@ -93,12 +101,15 @@ def _listed(parts: Iterable[sql.Composable]) -> sql.Composed:
     return sql.SQL(", ").join(parts)
 
 
-def _filter(question: Question, given: dict[str, Any]) -> sql.Composed:
+def _filter(
+    question: Question, given: dict[str, Any], billed_to: sql.SQL = _EQUALS
+) -> sql.Composed:
     terms: list[sql.Composable] = [sql.SQL("true")]
     for place, (name, value) in enumerate(question.where):
         given[f"value{place}"] = value
+        holds = billed_to if name == BILLED_TEAM else _EQUALS
         terms.append(
-            sql.SQL("{} = {}").format(
+            holds.format(
                 _expression(name, f"label{place}", given), sql.Placeholder(f"value{place}")
             )
         )

@@ -29,6 +29,7 @@ from ledger.db import BooksUnavailableError, Database, Session
 from ledger.journal import entries
 from ledger.keyspace import Keyspace
 from ledger.publish import publish
+from ledger.runs import keep_chains
 from ledger.stream import DEFAULT_KEYSPACE, Entry, EventStream, Redis, command, run_script
 from ledger.suspension import suspend_spenders
 
@@ -148,6 +149,7 @@ class Writer:
         self._db.run("partitions_ensure", months_ahead=MONTHS_AHEAD)
         applied = int(command(self._redis, "HGET", self._keys.producers, LEDGER) or 0)
         self._db.run("adjustments_prune", adjustment_id=applied)
+        keep_chains(self._db)
 
 
 def book(db: Database, batch: Sequence[Entry]) -> dict[str, int]:

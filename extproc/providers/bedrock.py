@@ -246,7 +246,7 @@ def _family(model: str) -> _Family:
 def _repeated(body: bytes, read: Written) -> str | None:
     """A sentence on a maximum that stands twice, of which servers may take either."""
     inside = _NESTED | {"additionalModelRequestFields"}
-    if read.exact or inside.isdisjoint(read.fields):
+    if read.compact or inside.isdisjoint(read.fields):
         return None
     for name, start, end in members(body):
         if name in inside and body[start : start + 1] == b"{":

@@ -34,13 +34,13 @@ class Member(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A request object, and its size when written compactly in UTF-8. `exact`: it came written so,
-    so that no name can stand twice anywhere in it.
+    """A request object, and its size when written compactly in UTF-8. `compact`: it came so, hence
+    no name stands in it twice, at any depth.
     """
 
     fields: dict[str, Any]
     size_bytes: int
-    exact: bool = False
+    compact: bool = False
 
 
 def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
@@ -56,7 +56,7 @@ def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
     except TypeError:  # nested deeper than orjson writes, though it reads it
         written = b""
     if written == body:  # as most clients write it; then nothing can be there twice
-        return Written(request, len(body), exact=True)
+        return Written(request, len(body), compact=True)
     seen = set()
     for member in members(body):
         if member.name is None:

@@ -104,6 +104,7 @@ def read_unnamed_request(operation: str, body: bytes, path: str = "") -> Asked |
         input_bytes=input_bytes(request, read.size_bytes),
         usage_on_request=on_request and options.get("include_usage") is not True,
         service_tier=label(request.get("service_tier")),
+        prompt_cache_key=label(request.get("prompt_cache_key")),
     )
 
 

@@ -7,6 +7,8 @@ from typing import Final
 
 from extproc.events import Headers
 from extproc.providers import anthropic, azure, bedrock, compatible, openai
+from extproc.providers.a2a import A2a
+from extproc.providers.mcp import Mcp
 from extproc.providers.shape import Answer, Api
 from extproc.refusal import Refusal
 
@@ -16,7 +18,11 @@ APIS: Final[dict[str, Api]] = {
     "anthropic": anthropic,
     "compatible": compatible,
     "bedrock": bedrock,
+    "mcp": Mcp(),
+    "a2a": A2a(),
 }
+OWN_PROVIDER: Final = "tollkeeper"
+"""What the route to the gateway's own API says, and its events: no provider is behind it."""
 _KNOWN: Final = ("openai", "anthropic", "gemini", "bedrock", "azure")
 
 
@@ -58,6 +64,11 @@ class Destination:
     def refusal_headers(self, refusal: Refusal) -> tuple[tuple[str, bytes], ...]:
         """Headers in which this API's SDKs look for what kind of error it is."""
         return bedrock.refusal_headers(refusal) if self.api is bedrock else ()
+
+    @property
+    def per_call(self) -> bool:
+        """Whether calls cost, and not tokens: those of tools and of agents."""
+        return type(self.api) in (Mcp, A2a)
 
 
 def destination(path: str, told: Told) -> Destination:

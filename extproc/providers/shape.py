@@ -17,9 +17,12 @@ class Asked:
 
     `max_output_tokens` is the stated maximum for one choice, None where the request states none.
     `usage_on_request`: this stream reports usage only if asked, and the client did not ask.
-    `array_stream`: the stream comes as one JSON array, element by element.
+    `array_stream`: the stream comes as one JSON array, element by element. `prompt_cache_key`: what
+    the client groups requests of one conversation by.
     `operation`: where the body, not the path, says which API it is of. `fixed`: no maximum can be
     given to this request. `stamp` writes the event's id into a body, where the API has a place.
+    `tool_name`: the tool that is called. `api`: who reads the answer and words a refusal, where
+    that depends on this very request.
     """
 
     model: str
@@ -33,13 +36,17 @@ class Asked:
     operation: str = ""
     fixed: bool = False
     stamp: Callable[[bytes, str], bytes] | None = None
+    tool_name: str = ""
+    api: "Api | None" = None
+    prompt_cache_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class BadRequest:
-    """The body cannot be metered; `says` is one sentence for the caller."""
+    """The body cannot be metered; `says` is one sentence for the caller. `api` as in `Asked`."""
 
     says: str
+    api: "Api | None" = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,6 +56,7 @@ class Answer:
 
     `output_bytes` counts generated text (UTF-8) of all choices: the basis of an estimate where
     `usage` stays None. `failed`: the answer carries the API's error, whatever its HTTP status.
+    `performed`: whether a tool or an agent did its work, None where the answer has not said.
     `tools_ran`: tools of the provider's own, whose fee no price of tokens holds.
     """
 
@@ -60,6 +68,7 @@ class Answer:
     output_bytes: int = 0
     complete: bool = False
     failed: bool = False
+    performed: bool | None = None
     tools_ran: bool = False
 
 

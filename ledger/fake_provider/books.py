@@ -13,7 +13,9 @@ MAX_LEAKS: Final = 1_000
 MAX_SENT: Final = 64
 MAX_SENT_BYTES: Final = 256 * 1024
 _OUR_KEY: Final = re.compile(rb"(?<![A-Za-z0-9])tk-[A-Za-z0-9]")
-_OUR_HEADERS: Final = (b"x-tollkeeper-", b"baggage", b"x-customer-id")
+_OUR_HEADERS: Final = (
+    *(b"x-tollkeeper-", b"x-agent-chain", b"x-agent-run", b"baggage", b"x-customer-id"),
+)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,7 +18,8 @@ WITH expected AS (
            sum(audio_output_tokens) AS audio_output_tokens,
            coalesce(sum(cost_nanos), 0) AS cost_nanos,
            coalesce(sum(provider_cost_nanos), 0) AS provider_cost_nanos,
-           sum(latency_ms) AS latency_ms
+           sum(latency_ms) AS latency_ms,
+           coalesce(sum(root_share(billing, root_team, cost_nanos)), 0) AS root_cost_nanos
       FROM events
      GROUP BY date_trunc('hour', occurred_at, 'UTC'),
               key_id, owner, principal, team, agent, workload, customer, labels, root_key_id,
@@ -30,7 +31,7 @@ WITH expected AS (
            calls, refused_calls, failed_calls, unpriced_calls, estimated_calls, input_tokens,
            cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens,
            reasoning_tokens, audio_input_tokens, audio_output_tokens, cost_nanos,
-           provider_cost_nanos, latency_ms
+           provider_cost_nanos, latency_ms, root_cost_nanos
       FROM rollups
 ), different AS (
     (SELECT 'expected' AS side, e.* FROM (SELECT * FROM expected EXCEPT SELECT * FROM kept) AS e)

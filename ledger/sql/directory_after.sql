@@ -13,6 +13,31 @@ SELECT * FROM (
                'budget_id', budget_id, 'name', name, 'counts_from', counts_from, 'removed', removed,
                'version', version)
       FROM budgets WHERE version > %(version)s
+    UNION ALL
+    -- A directory that is filled anew has never heard of runs that are long over.
+    SELECT 'run:' || run_id, version, jsonb_build_object(
+               'run_id', run_id, 'root', root, 'audience', audience,
+               'expires_at_us', (extract(epoch FROM expires_at) * 1000000)::bigint,
+               'ended', ended_at IS NOT NULL, 'removed', removed, 'version', version)
+      FROM runs WHERE version > %(version)s AND NOT (removed AND %(anew)s)
+    UNION ALL
+    SELECT 'chain_key:' || kid, version, jsonb_build_object(
+               'kid', kid, 'secret', rtrim(translate(encode(secret, 'base64'), E'+/\n', '-_'), '='),
+               'from_us', from_us, 'until_us', coalesce(until_us, %(for_ever)s), 'removed', removed,
+               'version', version)
+      FROM chain_keys WHERE version > %(version)s
+    UNION ALL
+    SELECT 'setting:' || name, version, document || jsonb_build_object('version', version)
+      FROM published_settings WHERE version > %(version)s
+    UNION ALL
+    SELECT 'agent:' || name, version, jsonb_build_object(
+               'name', name, 'team', team, 'owner', owner, 'purpose', purpose, 'status', status,
+               'price_nanos', price_nanos, 'version', version)
+      FROM agents WHERE version > %(version)s
+    UNION ALL
+    SELECT 'tool:' || server || '/' || tool, version, jsonb_build_object(
+               'price_nanos', price_nanos, 'removed', price_nanos IS NULL, 'version', version)
+      FROM tool_prices WHERE version > %(version)s
 ) AS changes
 WHERE version < coalesce(
     (SELECT min(version) FROM budgets WHERE counted_at IS NULL AND NOT removed), 9223372036854775807)

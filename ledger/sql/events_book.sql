@@ -10,7 +10,8 @@ WITH booked AS (
         billing, calls,
         refused_calls, failed_calls, unpriced_calls, estimated_calls, input_tokens, cache_read_tokens,
         cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
-        audio_input_tokens, audio_output_tokens, cost_nanos, provider_cost_nanos, latency_ms
+        audio_input_tokens, audio_output_tokens, cost_nanos, provider_cost_nanos, latency_ms,
+        root_cost_nanos
     )
     SELECT date_trunc('hour', occurred_at, 'UTC'),
            md5(jsonb_build_array(
@@ -34,7 +35,8 @@ WITH booked AS (
            sum(audio_output_tokens),
            coalesce(sum(cost_nanos), 0),
            coalesce(sum(provider_cost_nanos), 0),
-           sum(latency_ms)
+           sum(latency_ms),
+           coalesce(sum(root_share(billing, root_team, cost_nanos)), 0)
       FROM booked
      GROUP BY date_trunc('hour', occurred_at, 'UTC'),
               key_id, owner, principal, team, agent, workload, customer, labels, root_key_id,
@@ -57,6 +59,7 @@ WITH booked AS (
         audio_output_tokens = r.audio_output_tokens + excluded.audio_output_tokens,
         cost_nanos = r.cost_nanos + excluded.cost_nanos,
         provider_cost_nanos = r.provider_cost_nanos + excluded.provider_cost_nanos,
-        latency_ms = r.latency_ms + excluded.latency_ms
+        latency_ms = r.latency_ms + excluded.latency_ms,
+        root_cost_nanos = r.root_cost_nanos + excluded.root_cost_nanos
 )
 SELECT event_id, occurred_at FROM booked

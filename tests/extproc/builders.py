@@ -6,6 +6,8 @@ from extproc.estimate import Estimates
 from extproc.events import Claims, RequestBody, RequestHeaders, ResponseBody, ResponseHeaders
 from extproc.policy import Policy
 from ledger.budgets import Budget, to_document
+from ledger.chains import SigningKey
+from ledger.chains import key_document as chain_key_document
 from ledger.keyspace import Keyspace
 from ledger.price_list import standard_table
 
@@ -88,3 +90,26 @@ def answer_headers(
 def answer(text: bytes | str, *, ended: bool = True) -> ResponseBody:
     """A response body, or a piece of one."""
     return ResponseBody(text.encode() if isinstance(text, str) else text, ended)
+
+
+def other_key(number: int) -> str:
+    """The text of a further key."""
+    return f"tk-other{number:07d}-" + "s" * 43
+
+
+SIGNING = SigningKey(kid="k1", secret=bytes(range(32)), from_us=NOW_US - 1, until_us=NOW_US * 2)
+
+
+def chained(*others: dict[str, object]) -> Policy:
+    """A ready policy that signs chains, with `KEY` and a key for each of `others`' labels."""
+    made = Policy(Keyspace("test"), RATES, Estimates(), producer="p-0-1")
+    published: dict[str, dict[str, object]] = {
+        "key:abcdefgh1234": key_document(),
+        "chain_key:k1": {**chain_key_document(SIGNING), "version": 1},
+    }
+    for number, labels in enumerate(others):
+        document = key_document(other_key(number), **labels)
+        published[f"key:{document['key_id']}"] = document
+    complaints = made.replace(published, 7)
+    assert complaints == []
+    return made

@@ -14,6 +14,7 @@ WIRING: Final = ("settings", "__main__", "worker", "demo", "cli_up")
 VAGUE: Final = frozenset(("utils", "helpers", "common", "manager", "base"))
 PURE: Final = (
     "extproc.events",
+    "extproc.agents",
     "extproc.exchange",
     "extproc.identity",
     "extproc.chain",
@@ -45,6 +46,10 @@ PURE: Final = (
     "ledger.explain",
     "ledger.plans",
     "ledger.label_text",
+    "ledger.run_trees",
+    "ledger.chains",
+    "extproc.signals",
+    "extproc.own_api",
     "ledger.sharing",
     "ledger.shared_context",
 )
@@ -56,6 +61,7 @@ SIDECAR_MAY_IMPORT: Final = (
     "ledger.budgets",
     "ledger.keyspace",
     "ledger.label_text",
+    "ledger.chains",
 )
 # I/O, clocks and randomness: what a pure module takes as an argument instead.
 WORLD: Final = (

@@ -73,7 +73,18 @@ def test_starts_without_anything_heavy(arguments: list[str]) -> None:
 def test_help_names_every_command(cli: Cli) -> None:
     """`ledger --help` lists all commands without importing them."""
     text = cli("--help").stdout
-    for name in ("up", "keys", "budgets", "events", "spend", "reconcile", "audit", "write"):
+    for name in (
+        "up",
+        "keys",
+        "budgets",
+        "events",
+        "spend",
+        "reconcile",
+        "audit",
+        "write",
+        "agents",
+        "tools",
+    ):
         assert f"\n  {name} " in text
 
 

@@ -221,3 +221,18 @@ def test_refuses_unknown_time_zones(name: str) -> None:
     assert cli_input.time_zone("Europe/Berlin") == "Europe/Berlin"
     with pytest.raises(InputError, match="time zone"):
         cli_input.time_zone(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "nanos"), [("0.01usd", 10_000_000), ("$2", 2 * 10**9), ("0", 0), ("1000000", 10**15)]
+)
+def test_a_price_is_dollars_and_may_be_zero(text: str, nanos: int) -> None:
+    """What is free on purpose says so."""
+    assert cli_input.price(text) == nanos
+
+
+@pytest.mark.parametrize("text", ["", "free", "-1", "1e3", "0.0000000001", "1000000.01", "5 eur"])
+def test_refuses_other_prices(text: str) -> None:
+    """With a sentence that says what can be written."""
+    with pytest.raises(cli_input.InputError, match=r"[.]$"):
+        cli_input.price(text)

@@ -5,20 +5,38 @@ from typing import Any
 import pytest
 import yaml
 
-from ledger.envoy_config import Provider, Site, configure, parse_provider, providers_in
+from ledger.envoy_config import (
+    Provider,
+    Site,
+    configure,
+    parse_provider,
+    prefixes_in,
+    providers_in,
+    refuse_shared_names,
+)
 from ledger.parts import stock_envoy_config
 
 STOCK = stock_envoy_config()
 
 
-def _configured(*providers: str, credentials: tuple[str, ...] = (), **changes: Any) -> Any:
+def _configured(
+    *providers: str,
+    credentials: tuple[str, ...] = (),
+    mcp: tuple[str, ...] = (),
+    a2a: tuple[str, ...] = (),
+    **changes: Any,
+) -> Any:
     site = Site(
         listen=("127.0.0.1", 4000),
         admin_socket="/run/x/admin.sock",
         sidecar_sockets=["/run/x/0.sock", "/run/x/1.sock", "/run/x/2.sock"],
         access_log="/log/access.log",
         trusted_ca="/etc/ca.crt",
-        providers=[parse_provider(text) for text in providers],
+        providers=[
+            *(parse_provider(text) for text in providers),
+            *(parse_provider(text, "mcp") for text in mcp),
+            *(parse_provider(text, "a2a") for text in a2a),
+        ],
         credentials=credentials,
         **changes,
     )
@@ -149,8 +167,8 @@ def test_only_the_given_providers() -> None:
     """All others can be left out, with their routes."""
     text = _configured("openai=http://127.0.0.1:1", only_these=True)
     assert providers_in(text) == {"openai": "http://127.0.0.1:1"}
-    names = ["escaped-slash", "openai", "openai-bare", "unknown"]
-    assert [route["name"] for route in _routes(text)] == names
+    names = [route["name"] for route in _routes(text)]
+    assert names == ["escaped-slash", "openai", "openai-bare", "tollkeeper", "unknown"]
 
 
 def test_the_unknown_route_names_the_prefixes() -> None:
@@ -161,10 +179,58 @@ def test_the_unknown_route_names_the_prefixes() -> None:
 
 def test_every_route_to_a_provider_is_metered() -> None:
     """Only the answer on unknown paths is not, and it leads nowhere; nothing is ever retried."""
-    for route in _routes(_configured("groq=https://g.test")):
+    behind = {"mcp": ("tools=https://t.test",), "a2a": ("coder=https://c.test",)}
+    for route in _routes(_configured("groq=https://g.test", **behind)):
         if "route" in route:
             told = _told(route)
             assert told["x-tollkeeper-provider"] == route["route"]["cluster"]
             assert "retry_policy" not in route["route"]
         else:
             assert "direct_response" in route
+
+
+@pytest.mark.parametrize("kind", ["mcp", "a2a"])
+def test_tools_and_agents_have_a_prefix_of_their_kind(kind: str) -> None:
+    """The base URL itself and everything below it lead there, with a credential of its own."""
+    behind = {kind: ("search=https://s.test:8443/base/rpc",)}
+    text = _configured(**behind, credentials=("SEARCH_API_KEY",))
+    below, exact = _route(text, "search"), _route(text, "search-bare")
+    assert (below["match"], exact["match"]) == (
+        {"prefix": f"/{kind}/search/"},
+        {"path": f"/{kind}/search"},
+    )
+    assert below["route"]["prefix_rewrite"] == "/base/rpc/"
+    assert exact["route"]["prefix_rewrite"] == "/base/rpc"
+    for route in (below, exact):
+        assert route["route"]["host_rewrite_literal"] == "s.test:8443"
+        assert _told(route) == {
+            "x-tollkeeper-provider": "search",
+            "x-tollkeeper-api": kind,
+            "x-tollkeeper-prefix": f"/{kind}/search",
+        }
+    assert providers_in(text)["search"] == "https://s.test:8443/base/rpc"
+    assert prefixes_in(text)["search"] == f"/{kind}/search/"
+    assert f"/{kind}/search/" in _route(text, "unknown")["direct_response"]["body"]["inline_string"]
+    assert "credential_injector" in yaml.dump(_cluster(text, "search"))
+    names = [route["name"] for route in _routes(text)]
+    assert names.index("search") < names.index("openai-bare")
+    assert len(names) == len(set(names))
+
+
+def test_the_examples_of_tools_and_agents_are_never_there() -> None:
+    """Their addresses are nobody's; a base URL without a path is the server's root."""
+    text = _configured(mcp=("a=http://127.0.0.1:1", "b=http://127.0.0.1:2"))
+    assert "example" not in text.replace("envoy.yaml", "")
+    assert _route(text, "a-bare")["route"]["prefix_rewrite"] == "/"
+    assert _told(_route(text, "b"))["x-tollkeeper-provider"] == "b"
+    with pytest.raises(ValueError, match="does not name a provider"):
+        parse_provider("example-tools=https://h", "mcp")
+
+
+def test_one_name_means_one_thing() -> None:
+    """A server of tools cannot be called as a provider is; the last of two addresses counts."""
+    tools, agent = parse_provider("x=http://h", "mcp"), parse_provider("x=http://h", "a2a")
+    refuse_shared_names([tools, tools, parse_provider("openai=http://h")])
+    for pair in ([tools, agent], [parse_provider("openai=http://h", "mcp")]):
+        with pytest.raises(ValueError, match="cannot both be called"):
+            refuse_shared_names(pair)

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.event import MeteredEvent
-from ledger.journal import REVENUE, credit_account, earned, entries, paid_in
+from ledger.event import BILLINGS, MeteredEvent
+from ledger.journal import NOBODY, REVENUE, credit_account, earned, entries, paid_in
 
 
 def event(**facts: object) -> MeteredEvent:
@@ -38,12 +38,65 @@ def test_an_unpriced_call_has_no_transaction() -> None:
     assert [entry.amount_nanos for entry in entries(event(cost_nanos=0))] == [0, 0]
 
 
-@given(st.text(), st.text(), st.integers(-(2**62), 2**62), st.integers(0, 2**62))
-def test_every_transaction_sums_to_zero(team: str, provider: str, cost: int, hold: int) -> None:
-    """Whatever a call cost and held, its entries sum to zero and name an account each."""
-    made = entries(event(team=team, provider=provider, cost_nanos=cost, hold_nanos=hold))
+texts = st.text(max_size=3)
+
+
+@given(
+    *(texts, texts, texts),
+    *(st.sampled_from(BILLINGS), st.integers(-(2**62), 2**62), st.integers(0, 2**62)),
+)
+def test_every_transaction_sums_to_zero(
+    team: str, root_team: str, provider: str, billing: str, cost: int, hold: int
+) -> None:
+    """Whatever a call cost and held and whoever pays, its entries sum to zero and name an account
+    each, of which none comes twice.
+    """
+    said = {"team": team, "root_team": root_team, "provider": provider, "billing": billing}
+    made = entries(event(**said, cost_nanos=cost, hold_nanos=hold))
     assert sum(entry.amount_nanos for entry in made) == 0
-    assert all(not entry.account.endswith(":") or team or provider for entry in made)
+    assert made[-1] == (f"payable:{provider or NOBODY}", -cost)
+    assert len({entry.account for entry in made}) == len(made)
+    assert all(entry.account.partition(":")[2] for entry in made)
+
+
+def test_the_root_of_a_chain_pays_where_it_is_billed() -> None:
+    """The whole call is the expense of the team that started the work, and nobody else's."""
+    call = {"team": "blue", "root_team": "red", "provider": "openai", "cost_nanos": 7}
+    assert entries(event(**call, billing="root"))[0] == ("expense:red", 7)
+    assert entries(event(**call, billing="caller"))[0] == ("expense:blue", 7)
+    assert entries(event(**call, billing=""))[0] == ("expense:blue", 7)
+    overrun = entries(event(**call, billing="root", hold_nanos=5))
+    assert overrun[:2] == (("expense:red", 5), ("overrun:red", 2))
+
+
+def test_a_split_call_is_shared_in_halves() -> None:
+    """The root's team bears the odd nanodollar; planned and unplanned are shared alike."""
+    call = {"team": "blue", "root_team": "red", "provider": "openai", "billing": "split"}
+    assert entries(event(**call, cost_nanos=7)) == (
+        ("expense:red", 4),
+        ("expense:blue", 3),
+        ("payable:openai", -7),
+    )
+    assert entries(event(**call, cost_nanos=6, hold_nanos=5)) == (
+        ("expense:red", 3),
+        ("expense:blue", 2),
+        ("overrun:blue", 1),
+        ("payable:openai", -6),
+    )
+    alone = entries(event(**call | {"root_team": "blue"}, cost_nanos=7))
+    assert alone == (("expense:blue", 7), ("payable:openai", -7))
+
+
+@given(st.integers(0, 2**62), st.integers(0, 2**62))
+def test_who_pays_changes_nothing_but_who_pays(cost: int, hold: int) -> None:
+    """What all teams bear together, planned and unplanned, is the same under every billing."""
+    call = {"team": "a", "root_team": "b", "cost_nanos": cost, "hold_nanos": hold}
+    for kind in ("expense", "overrun", "payable"):
+        sums = set()
+        for billing in BILLINGS:
+            made = entries(event(**call, billing=billing))
+            sums.add(sum(e.amount_nanos for e in made if e.account.startswith(kind)))
+        assert len(sums) == 1
 
 
 @given(st.text(min_size=1), st.integers(-(2**62), 2**62), st.sampled_from(["cash", "receivable"]))

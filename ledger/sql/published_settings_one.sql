@@ -1,0 +1,1 @@
+SELECT document FROM published_settings WHERE name = %(name)s
