@@ -41,6 +41,8 @@ class Policy:
     deployments: Mapping[str, str] = field(default_factory=dict)
     """Azure deployment, in lower case -> the model behind it; others are taken for a model's name.
     """
+    usage_unasked: frozenset[str] = frozenset(("mistral", "openrouter"))
+    """Providers whose streams report usage unasked; some refuse a request that asks for it."""
     shadow: bool = False
     """Budgets only report what they would have refused."""
     principal_claims: tuple[str, ...] = PRINCIPAL_CLAIMS

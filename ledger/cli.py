@@ -20,6 +20,7 @@ _PARTS: Final = {
     "alerts": ("ledger.cli_alerts:alerts", "What was said of budgets, and whom it is sent to."),
     "wallets": ("ledger.cli_wallets:wallets", "Prepaid credit: pay in, see what is left."),
     "spend": ("ledger.cli_spend:spend", "Who spent how much, by whatever you ask."),
+    "cache": ("ledger.cli_cache:cache", "What cached context costs, shared over its readers."),
     "events": ("ledger.cli_spend:events", "The metered calls, newest first."),
     "reconcile": ("ledger.cli_reconcile:reconcile", "Compare what is kept twice, and repair it."),
     "audit": ("ledger.cli_books:audit", "Prove that the books are whole and consistent."),

@@ -131,7 +131,7 @@ def spend(question: Question, found: Iterable[Mapping[str, Any]], limit: int) ->
         if row["is_total"]:
             total = _sums(row)
         else:
-            rows.append({**_groups(question.by, row), **_sums(row)})
+            rows.append({**group_texts(question.by, row), **_sums(row)})
     return Spend(rows[:limit], total, len(rows) > limit)
 
 
@@ -305,7 +305,8 @@ def _in_usd(unit: str, **amounts: int) -> Row:
     return {f"{name}_usd": usd_text(n) for name, n in amounts.items()} if unit == "usd" else {}
 
 
-def _groups(by: Sequence[str], row: Mapping[str, Any]) -> Row:
+def group_texts(by: Sequence[str], row: Mapping[str, Any]) -> Row:
+    """The groups g0, g1 ... of a row under their names, as text."""
     return {name: _group_text(name, row[f"g{place}"]) for place, name in enumerate(by)}
 
 

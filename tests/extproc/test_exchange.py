@@ -20,6 +20,7 @@ from extproc.events import (
 from extproc.exchange import Exchange, Reserve
 from extproc.meter import Settlement
 from extproc.policy import Policy
+from extproc.providers.routing import Told
 from extproc.refusal import Refusal
 from ledger.event import MeteredEvent
 from tests.extproc.builders import (
@@ -127,6 +128,18 @@ def test_a_stream_keeps_its_bytes_less_the_usage_we_asked_for() -> None:
     assert exchange.done
     made = event(exchange)
     assert (made.streamed, made.cost_nanos, made.outcome) == (True, ANSWER_NANOS, "ok")
+
+
+def test_a_host_that_reports_unasked_is_not_asked() -> None:
+    """Mistral refuses a request that asks, so it goes as it came, and no chunk is taken out."""
+    told = Exchange(policy(), "e", Told("mistral", "compatible", "/mistral"))
+    told.receive(ask("/mistral/v1/chat/completions"), NOW_US)
+    told.receive(body(json.dumps(CHAT | {"stream": True})), NOW_US)
+    assert told.receive(Admitted(held=False), NOW_US) is CONTINUE
+    told.receive(answer_headers("text/event-stream"), NOW_US)
+    for chunk in CHUNKS:
+        assert told.receive(answer(chunk, ended=False), NOW_US) is CONTINUE
+    assert event(told).output_tokens == 500
 
 
 @given(st.data())
@@ -273,6 +286,38 @@ def test_an_unpriced_model_without_a_budget_is_loudly_unpriced() -> None:
     assert (made.cost_nanos, made.price_source) == (None, "unpriced")
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (
+            "/v1/responses",
+            {"output": [{"type": "web_search_call"}], "usage": {"input_tokens": 9}, "model": "o3"},
+        ),
+        (
+            "/v1/messages",
+            {
+                "model": "claude-sonnet-4-5",
+                "usage": {"input_tokens": 9, "server_tool_use": {"web_search_requests": 2}},
+            },
+        ),
+    ],
+)
+def test_fees_of_the_provider_s_own_tools_are_said_to_be_missing(
+    path: str, said: dict[str, object]
+) -> None:
+    """The tokens have a price and the search has none that we know: the cost is not the whole."""
+    exchange = start()
+    exchange.receive(ask(path), NOW_US)
+    request = {"model": said["model"], "max_tokens": 9, "max_output_tokens": 9, "messages": []}
+    exchange.receive(body(json.dumps(request)), NOW_US)
+    exchange.receive(Admitted(held=True), NOW_US)
+    exchange.receive(answer_headers(), NOW_US)
+    exchange.receive(answer(json.dumps(said)), NOW_US)
+    made = event(exchange)
+    assert made.cost_nanos
+    assert made.price_source.endswith(", tool-fees-unpriced")
+
+
 def test_a_refused_reservation_is_the_answer() -> None:
     """The verdict's refusal goes to the client; no hold remains on the event."""
     exchange = start(policy(budget()))
@@ -302,9 +347,9 @@ def test_other_paths_are_one_event_each() -> None:
 
 
 def test_other_paths_that_may_cost_are_unpriced() -> None:
-    """An image costs money that we do not know: unpriced, not zero, and not past a budget."""
+    """A fine-tune costs money that we do not know: unpriced, not zero, and not past a budget."""
     exchange = start(policy(budget()))
-    action = exchange.receive(ask("/openai/v1/images/generations"), NOW_US)
+    action = exchange.receive(ask("/openai/v1/fine_tuning/jobs"), NOW_US)
     assert isinstance(action, Reserve)
     exchange.receive(Admitted(held=True), NOW_US)
     exchange.receive(answer_headers(), NOW_US)

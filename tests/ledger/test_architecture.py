@@ -30,6 +30,7 @@ PURE: Final = (
     "extproc.policy",
     "extproc.reading",
     "extproc.refusal",
+    "extproc.form",
     "ledger.money",
     "ledger.event",
     "ledger.prices",
@@ -52,6 +53,8 @@ PURE: Final = (
     "ledger.chains",
     "extproc.signals",
     "extproc.own_api",
+    "ledger.sharing",
+    "ledger.shared_context",
 )
 SIDECAR_MAY_IMPORT: Final = (
     "ledger.money",
