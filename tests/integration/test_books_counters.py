@@ -147,6 +147,8 @@ def test_keys_are_published_as_the_contract_says(books: Books) -> None:
         "rpm": None,
         "tpm": None,
         "max_parallel": None,
+        "service_account": False,
+        "customer_header": False,
         "version": before + 2,
     }
     assert json.loads(directory[b"budget:key-k1"])["amount"] == 9007199254740993
