@@ -57,8 +57,9 @@ from extproc.events import (
     ResponseHeaders,
     ResponseTrailers,
 )
-from extproc.hold import Hold, hold_asked, hold_growth, hold_unread
-from extproc.identity import present, proven, refuse_key
+from extproc.form import as_json, is_form
+from extproc.hold import Hold, hold_asked, hold_growth, hold_unread, refuse_unread
+from extproc.identity import present, proven, recognise, refuse_key
 from extproc.inflate import InflateError, open_inflate
 from extproc.meter import Call, Draft, Settlement, draft, meter, output_so_far
 from extproc.own_api import MAX_BODY_BYTES, answer, refuse_call, start_run
@@ -102,6 +103,8 @@ _BEFORE_ADMISSION: Final = (State.IDLE, State.BODY, State.RESERVING)
 _EARLY: Final = 0.7
 _LATE: Final = 0.95
 """Parts of a stream's hold at which more is asked for, and at which it is the last time."""
+_UNREAD_REQUESTS: Final = ("other", "batches")
+"""Operations whose request says nothing of its cost, or is too large to be read for it."""
 _METERED_TYPES: Final = ("", "application/json", "text/plain")
 _DESTINATION_UNKNOWN: Final = Told()
 
@@ -115,6 +118,7 @@ class Exchange:
         self._told = told
         self._call = Call(event_id=event_id, started_us=0, run_id=event_id)
         self._destination: Destination | None = None
+        self._form = b""
         self._request_mode = BodyMode.NONE
         self._body = b""
         self._injected = False
@@ -180,6 +184,8 @@ class Exchange:
         call.method = headers.get(":method", b"").decode("latin-1")
         path = headers.get(":path", b"").decode("latin-1")
         presented = present(headers, path)
+        if presented.candidates:
+            presented = recognise(presented, path, self._policy.keys)
         self._destination = target = destination(presented.path or path, self._told)
         call.provider, call.path = target.provider, target.path
         call.has_body = not event.ended
@@ -206,8 +212,10 @@ class Exchange:
         changes = () if presented.path is None else ((":path", presented.path.encode("latin-1")),)
         if call.operation != "other" and call.method != "POST":
             return self._refuse(_NOT_POST)  # a lenient server might serve it all the same
-        if call.operation == "other":
+        if call.operation in _UNREAD_REQUESTS:
             self._onward = Continue(set_headers=changes, remove_headers=presented.remove)
+            if (refusal := refuse_unread(call)) is not None:
+                return self._refuse(refusal)
             hold = hold_unread(call, self._policy, now_us)
             if call.free and not hold.plan.shares:
                 self.state = State.UPSTREAM
@@ -283,6 +291,8 @@ class Exchange:
             says = "This call needs a JSON body, and none was sent."
             return self._refuse(Refusal(status=400, code="malformed_request", message=says))
         self._content_encoding = _coding(event.headers)
+        if self._call.silent and is_form(content_type := event.headers.get("content-type", b"")):
+            self._form = content_type
         self._request_mode = BodyMode.BUFFERED
         self.state = State.BODY
         # A signature may cover this header.
@@ -305,7 +315,10 @@ class Exchange:
             return self._refuse(_malformed(f"The request body cannot be decoded: {error}"))
         if call.provider == OWN_PROVIDER:
             return self._start_run(body, now_us)
-        asked = api.read_request(call.operation, body, self._destination.path_and_query)
+        said = as_json(body, self._form) if self._form else body
+        if isinstance(said, BadRequest):
+            return self._refuse(_malformed(said.says))
+        asked = api.read_request(call.operation, said, self._destination.path_and_query)
         if asked.api is not None:
             self._destination = replace(self._destination, api=asked.api)
         if isinstance(asked, BadRequest):
@@ -324,7 +337,7 @@ class Exchange:
         if call.operation == "agent_call":
             self._hand_on(now_us)
         self._body = body
-        self._injected = asked.usage_on_request
+        self._injected = asked.usage_on_request and call.provider not in self._policy.usage_unasked
         hold = self._hold_asked(asked, now_us)
         if isinstance(hold, Refusal):
             return self._refuse(hold)
@@ -472,8 +485,8 @@ class Exchange:
     def _unread(self, stamp: tuple[tuple[str, bytes], ...]) -> Continue:
         call = self._call
         call.streamed = False
-        metered = call.operation != "other"
-        call.outcome = "provider_error" if call.http_status >= 400 or metered else "ok"
+        readable = call.operation != "other" and not call.silent
+        call.outcome = "provider_error" if call.http_status >= 400 or readable else "ok"
         self.state = State.DONE
         return Continue(set_headers=stamp)
 
@@ -486,14 +499,14 @@ class Exchange:
             body = b""
         call.answer = answer = self._destination.api.read_answer(call.operation, body)
         self._complete(answer)
+        cut = not answer.complete and body.lstrip().startswith(b"{")
         readable = answer.usage is not None or answer.output_bytes > 0 or answer.uncounted
-        readable = readable or answer.performed is not None
+        readable = readable or answer.performed is not None or (call.silent and not cut)
         if call.http_status >= 400 or answer.failed:
             call.outcome = "provider_error"
         elif readable:
             call.outcome = "ok"
         else:
-            cut = not answer.complete and body.lstrip().startswith(b"{")
             call.outcome = "provider_gone" if cut else "provider_error"
             answer.complete = not cut
         self.state = State.DONE

@@ -20,6 +20,7 @@ from typing import Final
 from extproc.budget import Costs, Plan, Share, shares
 from extproc.meter import Call, rates_for
 from extproc.policy import Policy
+from extproc.providers.paths import segments
 from extproc.refusal import Refusal
 from ledger.budgets import Budget
 from ledger.prices import Rates, ceiling_nanos
@@ -47,10 +48,17 @@ class Hold:
         return self.nanos + self.nanos_per_token * tokens
 
 
+def refuse_unread(call: Call) -> Refusal | None:
+    """Why a call whose body is not read may not go: one that opens a realtime session gives out a
+    credential for a connection that runs past the gateway.
+    """
+    past = not call.free and "realtime" in segments(call.path)
+    return _PAST_THE_METER if past else None
+
+
 def hold_unread(call: Call, policy: Policy, now_us: int) -> Hold:
     """For a call whose body is not read. A free one only counts as a call; of others, what they
-    cost
-    is not known, so they find their budgets not yet spent.
+    cost is not known, so they find their budgets not yet spent.
     """
     budgets = _budgets(call, policy)
     if call.free:
@@ -69,7 +77,7 @@ def hold_asked(call: Call, policy: Policy, now_us: int) -> Hold | Refusal:
     rates = rates_for(call, policy, asked.model, asked.service_tier)
     if rates is None:
         money = next((b for b in hard if b.unit == "usd"), None)
-        if money is not None and asked.model:
+        if money is not None and (asked.model or call.silent):
             return _unpriced(asked.model, money.name)
     tokens_in = policy.estimates.input_tokens(
         call.provider, asked.model, asked.input_bytes, call.who.key.key_id
@@ -174,9 +182,18 @@ def _plan(
     return Plan(call.event_id, taken, now_us // 1000 + policy.hold_ms, least, most)
 
 
+_PAST_THE_METER: Final = Refusal(
+    status=403,
+    code="unmetered_session",
+    message="A realtime session runs past the gateway, so what it costs cannot be metered; "
+    "use chat completions with audio, or speech and transcriptions.",
+)
+
+
 def _unpriced(model: str, budget: str) -> Refusal:
+    named = f"The model {model[:100]!r}" if model else "The model that this call leaves unnamed"
     says = (
-        f"The model {model[:100]!r} has no known price, and the budget {budget!r} counts money: "
+        f"{named} has no known price, and the budget {budget!r} counts money: "
         "ask your platform team to add a price, or call a model that has one."
     )
     return Refusal(

@@ -19,6 +19,9 @@ FREE_METHODS: Final = ("GET", "HEAD", "OPTIONS", "DELETE")
 _FREE_ENDS: Final = (["messages", "count_tokens"], ["v1", "moderations"])
 _FREE_METHODS: Final = ("counttokens", "computetokens")
 _GOOGLE_S_MODELS: Final = ("models", "tunedmodels", "endpoints")
+_CANCELLED: Final = (["batches"], ["responses"])
+_SILENT: Final = ("images", "audio", "batches")
+"""Operations whose good answers may not say what was used; what is not said has no known price."""
 _MAX_TEXT: Final = 200
 """Characters of any client- or provider-supplied text that an event keeps."""
 
@@ -51,6 +54,11 @@ class Call:
     streamed: bool = False
     first_byte_us: int | None = None
     attempts: int = 1
+
+    @property
+    def silent(self) -> bool:
+        """Whether a good answer may leave out what was used."""
+        return self.operation in _SILENT
 
     @property
     def free(self) -> bool:
@@ -104,6 +112,8 @@ def meter(call: Call, policy: Policy, now_us: int) -> Settlement:
     if answer.provider_cost_nanos is not None:
         fields["provider_cost_nanos"] = answer.provider_cost_nanos
     fields["price_source"] = price_source
+    if answer.tools_ran and cost is not None:
+        fields["price_source"] += ", tool-fees-unpriced"
     fields["usage_source"] = source
     fields["provider_response_id"] = clip(answer.response_id)
     fields["http_status"] = call.http_status
@@ -203,6 +213,8 @@ def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
     asked = call.asked
     if asked is None or call.http_status >= 400:
         return (said, "provider") if said is not None else (Usage(), "none")
+    if call.silent and (answer.complete or not answer.output_bytes):
+        return Usage(), "none"
     model = answer.model or asked.model
     output = output_so_far(call, answer, model, policy)
     if said is not None:
@@ -226,10 +238,10 @@ def output_so_far(call: Call, answer: Answer, model: str, policy: Policy) -> int
 
 
 def _model(call: Call, answer: Answer, usage: Usage) -> str:
-    """The provider's own name for the model; the requested one only where tokens were spent."""
+    """The provider's own name for the model; the requested one only where it was spent on."""
     if answer.model:
         return answer.model
-    spent = usage.input_tokens or usage.output_tokens
+    spent = usage.input_tokens or usage.output_tokens or (call.silent and call.outcome == "ok")
     return call.asked.model if call.asked is not None and spent else ""
 
 
@@ -246,7 +258,8 @@ def _cost(
     if call.per_call:
         return _price_per_call(call)
     if usage == Usage():
-        return (None, "unpriced") if call.operation == "other" else (0, "none")
+        unsaid = call.silent and call.outcome != "provider_error"
+        return (None, "unpriced") if call.operation == "other" or unsaid else (0, "none")
     rates = rates_for(call, policy, model, service_tier)
     if rates is None and call.asked is not None and call.asked.model != model:
         rates = rates_for(call, policy, call.asked.model, service_tier)
@@ -260,6 +273,8 @@ def _is_free_end(parts: list[str]) -> bool:
     Google's is `/models/{id}:countTokens`.
     """
     if parts[-1:] == ["count-tokens"] and "model" in parts[-4:-2]:
+        return True
+    if parts[-1:] == ["cancel"] and parts[-3:-2] in _CANCELLED:
         return True
     if len(parts) > 1 and parts[-2] in _GOOGLE_S_MODELS:
         return parts[-1].partition(":")[2] in _FREE_METHODS

@@ -41,6 +41,8 @@ class Policy:
     deployments: Mapping[str, str] = field(default_factory=dict)
     """Azure deployment, in lower case -> the model behind it; others are taken for a model's name.
     """
+    usage_unasked: frozenset[str] = frozenset(("mistral", "openrouter"))
+    """Providers whose streams report usage unasked; some refuse a request that asks for it."""
     shadow: bool = False
     """Budgets only report what they would have refused."""
     principal_claims: tuple[str, ...] = PRINCIPAL_CLAIMS
@@ -83,7 +85,8 @@ class Policy:
         """The budgets that count a call to `provider` in a run; a caller who pays the provider
         itself (`byok`) touches no wallet.
         """
-        wanted = (who.key.digest, who.proved, provider, byok)
+        # With the version, so that a call under way keeps the labels that its key had.
+        wanted = (who.key.digest, who.key.version, who.proved, provider, byok)
         found = self._bindings.get(wanted)
         if found is None:
             labels = who.selectors(provider)
@@ -145,7 +148,10 @@ class Policy:
         wrong with it, if anything.
         """
         complaint = self._apply(name, document)
-        if not name.startswith(_UNBOUND):
+        if name.startswith("key:"):  # a hundred thousand may come at once, which no budget minds
+            self._bindings.clear()
+            self._attributions.clear()
+        elif not name.startswith(_UNBOUND):
             self._forget()
         version = document.get("version")
         self.version = max(self.version, version if isinstance(version, int) else 0)

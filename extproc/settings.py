@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from extproc.identity import PRINCIPAL_CLAIMS
+from ledger.prices import list_names
 
 
 def _env(name: str, default: Any, says: str) -> Any:
@@ -74,6 +75,16 @@ class Settings:
         "",
         "models behind Bedrock ARNs that do not name theirs: ARN=MODEL,ARN=MODEL",
     )
+    price_list: str = _env(
+        "TOLLKEEPER_PRICE_LIST",
+        "",
+        "price lists of providers whose name does not say it: NAME=LIST,NAME=LIST",
+    )
+    usage_unasked: str = _env(
+        "TOLLKEEPER_USAGE_UNASKED",
+        "mistral,openrouter",
+        "providers whose streams report usage unasked, and may refuse to be asked",
+    )
     hold_s: int = _env(
         "TOLLKEEPER_HOLD_S", 900, "seconds after which a hold that nobody settles expires"
     )
@@ -90,6 +101,16 @@ class Settings:
     def claims(self) -> tuple[str, ...]:
         """The claims that name the person, in their order."""
         return tuple(name.strip() for name in self.principal_claims.split(","))
+
+    @property
+    def price_lists(self) -> dict[str, str]:
+        """Provider -> price list."""
+        return list_names(self.price_list)
+
+    @property
+    def unasked(self) -> frozenset[str]:
+        """Providers that are not asked for usage."""
+        return frozenset(name.strip() for name in self.usage_unasked.split(",") if name.strip())
 
     def socket(self, index: int) -> Path:
         """The Unix socket of one worker."""
@@ -128,6 +149,10 @@ def from_environment(environment: Mapping[str, str] = os.environ, **flags: Any) 
     ):
         if not all(_models(text).values()) or "" in _models(text):
             raise SettingError(f"{variable} must be {name}=MODEL,{name}=MODEL.")
+    try:
+        list_names(settings.price_list)
+    except ValueError as error:
+        raise SettingError(f"TOLLKEEPER_PRICE_LIST {error}") from None
     return settings
 
 

@@ -16,6 +16,7 @@ from extproc.spool import Spool
 from extproc.store import Store
 from ledger.keyspace import Keyspace
 from ledger.price_list import standard_table
+from ledger.prices import RateTable
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
     producer = f"{settings.host}-{index}-{os.urandom(4).hex()}"
     policy = Policy(
         keyspace,
-        standard_table(),
+        _rates(settings),
         Estimates(),
         producer=producer,
         max_request_bytes=settings.max_request_bytes,
@@ -48,6 +49,7 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
         deployments=settings.deployments,
         shadow=settings.enforce == "shadow",
         principal_claims=settings.claims,
+        usage_unasked=settings.unasked,
     )
     store = Store(settings.redis_url, keyspace)
     outbox = Outbox(Spool(settings.spool_dir, producer), store)
@@ -78,6 +80,20 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
     await _hand_over(outbox)
     await directory.close()
     await store.close()
+
+
+def _rates(settings: Settings) -> RateTable:
+    table = standard_table()
+    for name, listed in settings.price_lists.items():
+        if listed not in table.lists:
+            log.error(
+                "TOLLKEEPER_PRICE_LIST gives %s the list %r, which does not exist: its calls have"
+                " no price. There are: %s.",
+                name,
+                listed,
+                ", ".join(sorted(table.lists)),
+            )
+    return table.named(settings.price_lists)
 
 
 def _spare_the_collector() -> None:

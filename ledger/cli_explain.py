@@ -60,7 +60,7 @@ def explain(
         rows = session.run("budgets_list", name=None, limit=_ALL)
         unknown = [name for name in _OPEN if name not in labels]
         bound = binding(map(grant.budget_of, rows), labels, unknown)
-        typical = _typical(session, labels, model, now)
+        typical = _typical(run, session, labels, model, now)
     found = explained(bound, standings(run, [budget for budget, _ in bound], now), typical, now)
     refused = _refused(key, now)
     document = {
@@ -102,7 +102,7 @@ def _labels(key: "DbRow") -> dict[str, str]:
 
 
 def _typical(
-    session: "Session", labels: dict[str, str], model: str | None, now: datetime
+    run: Run, session: "Session", labels: dict[str, str], model: str | None, now: datetime
 ) -> "Typical":
     """What calls with these labels used of late; else what the model's price says."""
     from ledger import spend
@@ -121,24 +121,23 @@ def _typical(
     calls = int(total.get("calls") or 0) - int(total.get("refused_calls") or 0)
     nanos = int(total.get("cost_nanos") or 0)
     if calls <= 0 or nanos <= 0:
-        return _supposed(labels.get("provider"), model, now)
+        return _supposed(run, labels.get("provider"), model, now)
     tokens = (int(total["input_tokens"]) + int(total["output_tokens"])) // calls
     return Typical(
         nanos // calls, tokens, _size(nanos // calls, tokens) + ", as its calls of the last 7 days"
     )
 
 
-def _supposed(provider: str | None, model: str | None, now: datetime) -> "Typical":
+def _supposed(run: Run, provider: str | None, model: str | None, now: datetime) -> "Typical":
     from ledger.explain import USUAL_NANOS, USUAL_TOKENS, Typical
     from ledger.prices import ceiling_nanos
 
     said = "for want of calls in the last 7 days"
     if provider is None or model is None:
         return Typical(USUAL_NANOS, USUAL_TOKENS, f"{_size(USUAL_NANOS, USUAL_TOKENS)}, {said}")
-    from ledger.price_list import standard_table
     from ledger.reports import micros
 
-    rates = standard_table().lookup(provider, model, micros(now))
+    rates = run.rates().lookup(provider, model, micros(now))
     if rates is None:
         hint(f"The model {model!r} of {provider} has no known price: budgets in usd refuse it.")
         return Typical(USUAL_NANOS, USUAL_TOKENS, f"{_size(USUAL_NANOS, USUAL_TOKENS)}, {said}")

@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from ledger.db import Database
     from ledger.keyspace import Keyspace
+    from ledger.prices import RateTable
     from ledger.stream import Redis
     from ledger.tables import Column
 
@@ -55,6 +56,7 @@ class Settings:
     postgres_dsn: str = ""
     redis_url: str = ""
     org: str = "default"
+    price_list: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,16 @@ class Run:
             ) from None
         with client:
             yield client
+
+    def rates(self) -> "RateTable":
+        """What tokens cost, as the sidecars know it; loading it takes most of a second."""
+        from ledger.price_list import standard_table
+        from ledger.prices import list_names
+
+        try:
+            return standard_table().named(list_names(self.settings.price_list))
+        except ValueError as error:
+            raise Refusal(f"TOLLKEEPER_PRICE_LIST {error}") from None
 
     def postgres_dsn(self) -> str:
         return self._given(self.settings.postgres_dsn, "PostgreSQL", "TOLLKEEPER_POSTGRES_DSN")
@@ -185,6 +197,8 @@ _OUR_REFUSALS: Final = {
 def _postgres_says(error: Exception, names: set[str]) -> str:
     diagnosis = getattr(error, "diag", None)
     says = (getattr(diagnosis, "message_primary", None) or str(error) or "no answer").strip()
+    if getattr(diagnosis, "constraint_name", None) == "label_policy":
+        return says
     first_line = " ".join(says.splitlines()[:1]).rstrip(".")
     if names & {"psycopg.UndefinedTable", "psycopg.UndefinedColumn", "psycopg.UndefinedFunction"}:
         return f"The database has not all of our tables ({first_line}); run `ledger migrate`."

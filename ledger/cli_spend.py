@@ -18,9 +18,11 @@ _EVENTS_IN_A_TABLE: Final = 50
 _EVENTS_IN_A_FILE: Final = 10_000
 _NO_PERSON: Final = "(no person)"
 
-_since: Final = click.option("--since", metavar="7d|DATE", help="From then on (UTC).")
-_until: Final = click.option("--until", metavar="1d|DATE", help="Up to but without then (UTC).")
-_where: Final = click.option(
+since_option: Final = click.option("--since", metavar="7d|DATE", help="From then on (UTC).")
+until_option: Final = click.option(
+    "--until", metavar="1d|DATE", help="Up to but without then (UTC)."
+)
+where_option: Final = click.option(
     "--where", multiple=True, metavar="NAME=VALUE", help="Only calls with this label."
 )
 
@@ -33,9 +35,9 @@ _where: Final = click.option(
     metavar="team[,agent,...]",
     help="What to sum by: any label, provider, model, key, hour, day, month, run_id and more.",
 )
-@_since
-@_until
-@_where
+@since_option
+@until_option
+@where_option
 @click.option("--limit", type=click.IntRange(1, _MAX_ROWS), default=1000, show_default=True)
 @format_option
 @pass_run
@@ -61,7 +63,7 @@ def spend(
 
     with run.books() as db, db.transaction(snapshot=True) as session:
         labels = books.label_names(session)
-        asked = _question(since, until, where, labels)
+        asked = asked_question(since, until, where, labels)
         dimensions = reports.allowed(
             reports.ROLLUP_DIMENSIONS, reports.TIME_DIMENSIONS, reports.EVENT_DIMENSIONS, labels
         )
@@ -98,9 +100,9 @@ def spend(
     type=click.IntRange(1, _MAX_EVENTS),
     help=f"At most so many.  [default: {_EVENTS_IN_A_TABLE} in a table, {_EVENTS_IN_A_FILE} else]",
 )
-@_since
-@_until
-@_where
+@since_option
+@until_option
+@where_option
 @format_option
 @pass_run
 def events(
@@ -117,7 +119,7 @@ def events(
 
     most = limit or (_EVENTS_IN_A_TABLE if output == "table" else _EVENTS_IN_A_FILE)
     with run.books() as db, db.transaction(snapshot=True) as session:
-        question = _question(since, until, where, books.label_names(session))
+        question = asked_question(since, until, where, books.label_names(session))
         found = books.newest_events(session, question, most + 1)
     rows = [reports.event(row) for row in found[:most]]
     if output == "table":
@@ -129,9 +131,10 @@ def events(
         hint(f"These are the newest {most}; --limit shows more.")
 
 
-def _question(
+def asked_question(
     since: str | None, until: str | None, where: tuple[str, ...], labels: list[str]
 ) -> "Question":
+    """What --since, --until and --where ask for."""
     from ledger import cli_input, reports
 
     now = datetime.now(UTC)

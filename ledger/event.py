@@ -42,8 +42,8 @@ OPERATIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens by kind. Parts are contained in their whole: cached and audio in input, reasoning and
-    audio in output.
+    """Tokens by kind. Parts are contained in their whole: cached, audio and images in input;
+    reasoning, audio and images in output.
     """
 
     input_tokens: int = 0
@@ -54,6 +54,8 @@ class Usage:
     reasoning_tokens: int = 0
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,8 @@ class MeteredEvent:
     chain_path: str = ""
     tool_name: str = ""
     target_agent: str = ""
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
 
 
 FIELDS: Final = tuple(f.name for f in fields(MeteredEvent))

@@ -8,8 +8,8 @@ Where ours differs from the package's own `calc_price`, and why:
 - A kind without a price costs what the next coarser kind costs, as there (a cache read costs plain
   input), but for cache writes of Claude models: what Anthropic documents, 1.25 times the input for
   five minutes and twice for an hour. `price_source` says so.
-- Output of a model that prices pictures or video apart costs the dearest of them: usage does not
-  tell them apart, and pictures cost ten times as much as text. Reasoning is known to be text.
+- Output of a model that prices pictures or video apart costs the dearest of them where usage does
+  not tell them apart: pictures cost ten times as much as text. Reasoning is known to be text.
 - A listed model without any price is free only if its name or `FREE` says so, else unpriced. So is
   a model that is billed by something other than tokens.
 - Tokens that are both audio and cached, and parts larger than their whole, have a price where the
@@ -261,10 +261,13 @@ def _flat_rates(model: types.ModelInfo, prices: _Prices, source: str = SOURCE) -
         cache_write_5m=_rate(write_5m),
         cache_write_1h=_rate(write_1h),
         audio_input=_rate(price("audio_input", ("input_audio_mtok",), text)),
-        image_input=_rate(max(text, seen)),
+        image_input=_rate(prices.get("input_image_mtok", text)),
+        dearest_input=_rate(max(text, seen)),
         output=_rate(max(output, shown)),
         reasoning=_rate(prices.get("output_reasoning_mtok", output)),
         audio_output=_rate(price("audio_output", ("output_audio_mtok",), output)),
+        image_output=_rate(prices.get("output_image_mtok", output)),
+        text_output=_rate(output),
         request_nanos=_rate(prices.get("requests_kcount", Decimal(0)) / 1000),
         context_tokens=model.context_window,
         source=source,

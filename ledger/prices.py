@@ -30,8 +30,16 @@ OUR_NAMES: Final = {
     "bedrock": "aws",
     "xai": "x-ai",
     "moonshot": "moonshotai",
+    "kimi": "moonshotai",
     "voyage": "voyageai",
+    "grok": "x-ai",
+    "mistralai": "mistral",
+    "togetherai": "together",
+    "together-ai": "together",
+    "fireworks-ai": "fireworks",
+    "z-ai": "zai",
 }
+"""A provider's name in the gateway -> its price list's; others have the list of their own name."""
 _UNKNOWN_TIER: Final = "?"
 _DAY_US: Final = 86_400_000_000
 
@@ -42,9 +50,10 @@ class Rates:
 
     `long_context` pairs a number of tokens with the rates for the whole of a request whose input is
     larger, in ascending order. `assumed` names the kinds that the source does not price and for
-    which a neighbour's rate was taken; see `price_source`. `image_input` is the dearest rate for
-    pictures or video: usage does not tell them apart, so it only raises the ceiling.
-    `context_tokens` is the model's context window, None where unknown.
+    which a neighbour's rate was taken; see `price_source`. Usage does not always tell pictures from
+    text, and never video: `output` is then the dearest of them, and `dearest_input` what input may
+    cost at most. Where it tells, pictures cost `image_input` and `image_output`, and what is left
+    of the output `text_output`. `context_tokens` is the model's context window, None where unknown.
     """
 
     input: int
@@ -53,9 +62,12 @@ class Rates:
     cache_write_1h: int
     audio_input: int
     image_input: int
+    dearest_input: int
     output: int
     reasoning: int
     audio_output: int
+    image_output: int
+    text_output: int
     request_nanos: int = 0
     long_context: tuple[tuple[int, "Rates"], ...] = ()
     context_tokens: int | None = None
@@ -67,20 +79,44 @@ def cost_nanos(rates: Rates, usage: Usage) -> int:
     """What the call cost, rounded once (half to even); at most MAX_NANOS, which the books can hold.
 
     Every token has exactly one rate. The input is dealt out to its parts in the order 1 h cache
-    writes, 5 min cache writes, audio, cache reads, and the rest is plain; the output likewise to
-    audio, reasoning and the rest. Usage does not say how many tokens are both audio and cached:
-    they are taken to be as few as the totals allow, which errs on the dear side. Parts that claim
-    more than their whole get what is left of it. A request's fee is due once it used any token.
+    writes, 5 min cache writes, audio, images, cache reads, and the rest is plain; the output
+    likewise to audio, images, reasoning and the rest. Usage does not say how many tokens are both
+    audio (or image) and cached: they are taken to be as few as the totals allow, which errs on the
+    dear side. Parts that claim more than their whole get what is left of it. A request's fee is due
+    once it used any token.
     """
     if usage.input_tokens <= 0 and usage.output_tokens <= 0:
         return 0
+    return _rounded(_millionths(_rates_for(rates, usage.input_tokens), usage))
+
+
+def cache_write_nanos(rates: Rates, usage: Usage, cost: int) -> tuple[int, int]:
+    """What of a call's booked `cost` its cache writes cost: those for 5 minutes and for an hour.
+
+    Their part in the cost by these rates: so it is right to the nanodollar where the call was
+    priced by them, and never more than the cost where it was priced by others.
+    """
+    if cost <= 0 or usage.cache_write_5m_tokens + usage.cache_write_1h_tokens <= 0:
+        return 0, 0
     rates = _rates_for(rates, usage.input_tokens)
+    whole = _millionths(rates, usage)
+    if whole <= 0:
+        return 0, 0
+    long = max(0, min(usage.cache_write_1h_tokens, usage.input_tokens))
+    short = max(0, min(usage.cache_write_5m_tokens, usage.input_tokens - long))
+    long_nanos = cost * long * rates.cache_write_1h // whole
+    both = cost * (long * rates.cache_write_1h + short * rates.cache_write_5m) // whole
+    return both - long_nanos, long_nanos
+
+
+def _millionths(rates: Rates, usage: Usage) -> int:
     total = _dealt(
         usage.input_tokens,
         (
             (usage.cache_write_1h_tokens, rates.cache_write_1h),
             (usage.cache_write_5m_tokens, rates.cache_write_5m),
             (usage.audio_input_tokens, rates.audio_input),
+            (usage.image_input_tokens, rates.image_input),
             (usage.cache_read_tokens, rates.cache_read),
         ),
         rates.input,
@@ -89,11 +125,12 @@ def cost_nanos(rates: Rates, usage: Usage) -> int:
         usage.output_tokens,
         (
             (usage.audio_output_tokens, rates.audio_output),
+            (usage.image_output_tokens, rates.image_output),
             (usage.reasoning_tokens, rates.reasoning),
         ),
-        rates.output,
+        rates.text_output if usage.image_output_tokens > 0 else rates.output,
     )
-    return _rounded(total + rates.request_nanos * TOKENS_PER_RATE)
+    return total + rates.request_nanos * TOKENS_PER_RATE
 
 
 def ceiling_nanos(rates: Rates, input_tokens: int, output_tokens: int) -> int:
@@ -117,10 +154,11 @@ def price_source(rates: Rates, usage: Usage) -> str:
     Names an assumption only where the call used the kind of token that it concerns.
     """
     says = [rates.source]
+    told = usage.image_input_tokens > 0 or usage.image_output_tokens > 0
     says += [
         f"{kind.replace('_', '-')}-assumed"
         for kind in sorted(rates.assumed)
-        if getattr(usage, f"{kind}_tokens") > 0
+        if getattr(usage, f"{kind}_tokens") > 0 and not (told and kind in ("input", "output"))
     ]
     cached = usage.cache_read_tokens + usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
     if usage.audio_input_tokens > 0 and cached > 0 and rates.audio_input != rates.input:
@@ -154,8 +192,11 @@ def _dearest(rates: Rates, input_tokens: int, output_tokens: int) -> int:
         rates.cache_write_1h,
         rates.audio_input,
         rates.image_input,
+        rates.dearest_input,
     )
-    output_rate = max(rates.output, rates.reasoning, rates.audio_output)
+    output_rate = max(
+        rates.output, rates.text_output, rates.reasoning, rates.audio_output, rates.image_output
+    )
     fee = rates.request_nanos * TOKENS_PER_RATE
     return input_tokens * input_rate + output_tokens * output_rate + fee
 
@@ -243,19 +284,50 @@ class PriceList:
         return self.models[found] if found < len(self.models) else None
 
 
-class RateTable:
-    """The rates of every model in one price version. Remembers a bounded number of names."""
+def list_names(text: str) -> dict[str, str]:
+    """Which provider has which price list, from `NAME=LIST,NAME=LIST`; ValueError says what is
+    wrong with it.
+    """
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    names = {name.strip().lower(): listed.strip().lower() for name, _, listed in pairs}
+    if "" in names or not all(names.values()):
+        raise ValueError("must be NAME=LIST,NAME=LIST: a provider's name and that of a price list.")
+    return names
 
-    def __init__(self, version: str, lists: Mapping[str, PriceList]) -> None:
+
+class RateTable:
+    """The rates of every model in one price version. Remembers a bounded number of names.
+
+    `names`: which provider has which price list, where its own name does not say so. A provider
+    whose list is not known is unpriced: no other list is guessed.
+    """
+
+    def __init__(
+        self, version: str, lists: Mapping[str, PriceList], names: Mapping[str, str] | None = None
+    ) -> None:
         self.version: Final = version
         self._lists = dict(lists)
+        self._own_names = dict(names or {})
+        self._names = OUR_NAMES | self._own_names
         self._tiers = STANDARD_TIERS.union(
             *(model.tiers for prices in lists.values() for model in prices.models)
         )
         self._schedule = lru_cache(maxsize=REMEMBERED_NAMES)(self._find_schedule)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RateTable, (self.version, self._lists)
+        return RateTable, (self.version, self._lists, self._own_names)
+
+    @property
+    def lists(self) -> frozenset[str]:
+        """The names of the price lists."""
+        return frozenset(self._lists)
+
+    def named(self, names: Mapping[str, str]) -> "RateTable":
+        """The same rates for further names; the version says so, as it decides on the cost."""
+        if not names:
+            return self
+        said = ",".join(f"{name}={listed}" for name, listed in sorted(names.items()))
+        return RateTable(f"{self.version} {said}", self._lists, self._own_names | dict(names))
 
     def lookup(self, provider: str, model: str, at_us: int, service_tier: str = "") -> Rates | None:
         """The rates of a call that started at `at_us`; None where they are not known.
@@ -276,7 +348,7 @@ class RateTable:
 
     def _find_schedule(self, provider: str, model: str, tier: str) -> Schedule | None:
         provider = provider.strip().lower()
-        provider = OUR_NAMES.get(provider, provider)
+        provider = self._names.get(provider, provider)
         prices = self._lists.get(provider)
         if prices is None:
             return None

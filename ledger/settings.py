@@ -11,6 +11,7 @@ DATA_DIR: Final = "TOLLKEEPER_DATA_DIR"
 POSTGRES_DSN: Final = "TOLLKEEPER_POSTGRES_DSN"
 REDIS_URL: Final = "TOLLKEEPER_REDIS_URL"
 ORG: Final = "TOLLKEEPER_ORG"
+PRICE_LIST: Final = "TOLLKEEPER_PRICE_LIST"
 _MAX_ENV_FILE_BYTES: Final = 64 * 1024
 
 
@@ -23,6 +24,7 @@ def load(data_dir: Path | None, environ: Mapping[str, str]) -> Settings:
         postgres_dsn=values.get(POSTGRES_DSN, ""),
         redis_url=values.get(REDIS_URL, ""),
         org=values.get(ORG) or "default",
+        price_list=values.get(PRICE_LIST, ""),
     )
 
 

@@ -1,6 +1,6 @@
 """Asks the books for events and for what was spent. Shapes nothing and knows no terminal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from psycopg import sql
@@ -20,6 +20,7 @@ from ledger.reports import (
 
 MAX_SPEND_ROWS: Final = 10_000
 MAX_EVENTS: Final = 100_000
+_ROWS_AT_ONCE: Final = 2000
 _COLUMNS: Final = {
     **ROLLUP_DIMENSIONS,
     **EVENT_DIMENSIONS,
@@ -73,6 +74,22 @@ def newest_events(session: Session, question: Question, limit: int) -> list[Row]
     given = {"since": question.since, "until": question.until, "limit": limit}
     query = _composed("events_newest", where=_filter(question, given, _PAYS))
     return session.connection.execute(query, given).fetchall()
+
+
+def cached_calls(session: Session, question: Question) -> Iterator[Row]:
+    """Every call of the time asked for that used a cache, cache by cache, read as they are needed;
+    `chosen`: the question's filter picks it.
+    """
+    given: dict[str, Any] = {"since": question.since, "until": question.until}
+    groups = [_expression(name, f"by{place}", given) for place, name in enumerate(question.by)]
+    named = [
+        sql.SQL("{} AS {}").format(group, sql.Identifier(f"g{place}"))
+        for place, group in enumerate(groups)
+    ]
+    query = _composed("events_cached", groups=_listed(named), where=_filter(question, given))
+    with session.connection.cursor(name="cached_calls") as cursor:
+        cursor.itersize = _ROWS_AT_ONCE
+        yield from cursor.execute(query, given)
 
 
 def _composed(name: str, **parts: sql.Composable) -> sql.Composed:

@@ -51,6 +51,8 @@ def operation(method: str, path: str) -> str:
     end = segments(path)[-3:]
     if method == "POST" and end[-1:] == ["messages"] and end[0] != "threads":
         return "messages"
+    if method == "POST" and end[-2:] == ["messages", "batches"]:
+        return "batches"
     found = openai.operation(method, path)
     return found if found == "chat" else "other"
 
@@ -172,6 +174,7 @@ class MessagesStream:
     def _take(self, block: object) -> None:
         self._counts.take(block)
         self.answer.usage = self._counts.usage()
+        _take_tools(self.answer, block)
         self.answer.service_tier = (
             label(mapping(block).get("service_tier")) or self.answer.service_tier
         )
@@ -250,6 +253,13 @@ def _take_head(answer: Answer, message: dict[str, Any]) -> None:
     answer.response_id = label(message.get("id")) or answer.response_id
     tier = label(mapping(message.get("usage")).get("service_tier"))
     answer.service_tier = tier or answer.service_tier
+    _take_tools(answer, message.get("usage"))
+
+
+def _take_tools(answer: Answer, usage: object) -> None:
+    """Searches cost a fee each; fetching costs tokens alone."""
+    used = mapping(mapping(usage).get("server_tool_use"))
+    answer.tools_ran = answer.tools_ran or bool(count(used.get("web_search_requests")))
 
 
 def _text_bytes(block: dict[str, Any]) -> int:

@@ -4,13 +4,13 @@ from typing import Any, Final
 
 import orjson
 
-from extproc.providers import unmetered
+from extproc.providers import openai_answer, openai_media, unmetered
 from extproc.providers.body import append_member, ask_for_usage, read_object
 from extproc.providers.fields import MOST_TOKENS, count, label
 from extproc.providers.limits import limit_fields
-from extproc.providers.openai_answer import ChatStream, ResponsesStream, read_answer
+from extproc.providers.openai_answer import ChatStream, ResponsesStream
 from extproc.providers.paths import segments
-from extproc.providers.shape import Asked, BadRequest, Stream
+from extproc.providers.shape import Answer, Asked, BadRequest, Stream
 from extproc.providers.weight import input_bytes, prompts
 from extproc.refusal import Refusal
 
@@ -49,7 +49,7 @@ _MAXIMUM: Final = {
     "completions": ("max_tokens",),
     "responses": ("max_output_tokens",),
 }
-_OPERATIONS: Final = ("completions", "responses", "embeddings")
+_OPERATIONS: Final = ("completions", "responses", "embeddings", "batches")
 MOST_CHOICES: Final = 2**20
 _ERROR_TYPES: Final = {402: "insufficient_quota", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -63,21 +63,26 @@ def operation(method: str, path: str) -> str:
         return "chat"
     if end == ["responses", "compact"]:
         return "responses"
-    return end[-1] if end and end[-1] in _OPERATIONS else "other"
+    if end and end[-1] in _OPERATIONS:
+        return end[-1]
+    return openai_media.operation(end) or "other"
 
 
 def read_request(operation: str, body: bytes, path: str = "") -> Asked | BadRequest:
     """What the request asks for, or one sentence on why it cannot be metered."""
-    asked = read_unnamed_request(operation, body)
-    if isinstance(asked, Asked) and not asked.model and operation != "other":
+    asked = read_unnamed_request(operation, body, path)
+    may_be_unnamed = operation in ("other", "batches", "images")
+    if isinstance(asked, Asked) and not asked.model and not may_be_unnamed:
         return BadRequest("The request names no model; set `model`.")
     return asked
 
 
 def read_unnamed_request(operation: str, body: bytes, path: str = "") -> Asked | BadRequest:
     """As `read_request`, but the model may be absent: some hosts have it in the path."""
-    if operation == "other":
+    if operation in ("other", "batches"):
         return unmetered.read_request(body)
+    if operation in openai_media.OPERATIONS:
+        return openai_media.read_request(operation, body, path)
     read = read_object(body, _NAMES)
     if isinstance(read, BadRequest):
         return read
@@ -103,8 +108,17 @@ def read_unnamed_request(operation: str, body: bytes, path: str = "") -> Asked |
     )
 
 
+def read_answer(operation: str, body: bytes) -> Answer:
+    """A whole answer of any status."""
+    if operation in openai_media.OPERATIONS:
+        return openai_media.read_answer(operation, body)
+    return openai_answer.read_answer(operation, body)
+
+
 def stream(operation: str) -> Stream:
     """A reader for a streamed answer."""
+    if operation in openai_media.OPERATIONS:
+        return openai_media.MediaStream(operation)
     if operation in ("chat", "completions"):
         return ChatStream()
     return ResponsesStream() if operation == "responses" else unmetered.UnreadStream()

@@ -9,6 +9,7 @@ from extproc.providers import unmetered
 from extproc.providers.fields import count, label, mapping, parse, sequence, text, usd_nanos, utf8
 from extproc.providers.shape import Answer
 from ledger.event import Usage
+from ledger.money import MAX_NANOS, round_millionths
 
 _TEXTS: Final = (
     "content",
@@ -23,8 +24,12 @@ _SUMMARIES: Final = ("content", "summary")
 _AUDIO_BYTES_PER_BYTE: Final = (
     800  # base64 of 24 kHz PCM at 20 tokens a second, four bytes of text to a token
 )
+_MILLIONTHS_PER_TICK: Final = 100_000  # ten billion ticks to a dollar
 _EMBEDDINGS_TAIL: Final = 4096
 _MODEL: Final = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){0,256}")')
+_PAID_TOOLS: Final = frozenset(
+    ("web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call")
+)
 _ENDS: Final = {
     "response.completed": False,
     "response.incomplete": False,
@@ -58,12 +63,11 @@ def read_usage(block: object) -> Usage | None:
     elif total is not None and total > known_in + known_out:
         reasoning = max(reasoning, total - known_in - known_out)
         known_out = total - known_in
-    audio_out = count(details.get("audio_tokens")) or 0
-    return _with_input_parts(block, known_in, known_out, reasoning, audio_out)
+    return _with_input_parts(block, known_in, known_out, reasoning, details)
 
 
 def _with_input_parts(
-    block: dict[str, Any], known_in: int, known_out: int, reasoning: int, audio_out: int
+    block: dict[str, Any], known_in: int, known_out: int, reasoning: int, made: dict[str, Any]
 ) -> Usage:
     details = mapping(
         _first(block, "prompt_tokens_details", "input_tokens_details", "input_token_details")
@@ -80,7 +84,9 @@ def _with_input_parts(
         output_tokens=known_out,
         reasoning_tokens=min(reasoning, known_out),
         audio_input_tokens=min(count(details.get("audio_tokens")) or 0, known_in),
-        audio_output_tokens=min(audio_out, known_out),
+        audio_output_tokens=min(count(made.get("audio_tokens")) or 0, known_out),
+        image_input_tokens=min(count(details.get("image_tokens")) or 0, known_in),
+        image_output_tokens=min(count(made.get("image_tokens")) or 0, known_out),
     )
 
 
@@ -93,8 +99,8 @@ def _first(block: dict[str, Any], *names: str) -> Any:
 
 
 def read_answer(operation: str, body: bytes) -> Answer:
-    """A whole answer of any status."""
-    if operation == "other":
+    """A whole answer of any status. Of a batch that was taken in, its id: its usage comes later."""
+    if operation in ("other", "batches"):
         return unmetered.read_answer(body)
     if operation == "embeddings" and len(body) > 2 * _EMBEDDINGS_TAIL:
         answer = _read_embeddings(body)
@@ -137,7 +143,7 @@ class ChatStream:
         self._finished = False
 
     def feed(self, event: bytes, data: bytes) -> bool:
-        """True for the chunk that `include_usage` adds: usage, and a list of no choices."""
+        """True for the chunk that `include_usage` adds: usage, and no choices (or null)."""
         answer = self.answer
         try:
             chunk = orjson.loads(data)
@@ -162,7 +168,7 @@ class ChatStream:
         if chunk.get("error"):
             answer.failed = answer.complete = True
             return False
-        if choices != [] or type(usage) is not dict or chunk.get("moderation"):
+        if choices or type(usage) is not dict or chunk.get("moderation"):
             return False
         answer.complete = answer.complete or self._finished
         return True
@@ -214,12 +220,20 @@ def _take_usage(answer: Answer, block: object) -> None:
     if usage is None:
         return
     answer.usage = usage
-    cost = mapping(block).get("cost")
-    if type(cost) is dict:
-        cost = cost.get("total_cost")
-    nanos = usd_nanos(cost)
+    nanos = stated_cost(mapping(block))
     if nanos is not None:
         answer.provider_cost_nanos = nanos
+
+
+def stated_cost(usage: dict[str, Any]) -> int | None:
+    """What the host itself says that the call cost: in dollars, or in xAI's ticks."""
+    ticks = usage.get("cost_in_usd_ticks")
+    if type(ticks) is int and 0 <= ticks <= MAX_NANOS:
+        return round_millionths(ticks * _MILLIONTHS_PER_TICK)
+    cost = usage.get("cost")
+    if type(cost) is dict:
+        cost = cost.get("total_cost")
+    return usd_nanos(cost)
 
 
 def _take_response(answer: Answer, response: dict[str, Any], counted: bool = False) -> None:
@@ -227,6 +241,9 @@ def _take_response(answer: Answer, response: dict[str, Any], counted: bool = Fal
     _take_head(answer, response)
     _take_usage(answer, response.get("usage"))
     answer.failed = response.get("status") in ("failed", "cancelled")
+    answer.tools_ran = any(
+        text(mapping(item).get("type")) in _PAID_TOOLS for item in sequence(response.get("output"))
+    )
     if counted and answer.output_bytes:
         return
     for item in sequence(response.get("output")):
@@ -253,8 +270,12 @@ def _choice_bytes(choice: dict[str, Any], name: str) -> int:
 
 
 def _nested_bytes(key: str, value: object) -> int:
-    if key == "content":
-        return sum(_text_bytes(mapping(part)) for part in sequence(value))
+    if key in ("content", "thinking"):
+        parts = [mapping(part) for part in sequence(value)]
+        thought = (part["thinking"] for part in parts if type(part.get("thinking")) is list)
+        return sum(map(_text_bytes, parts)) + sum(
+            _nested_bytes("thinking", each) for each in thought
+        )
     if key == "tool_calls":
         calls = (mapping(call) for call in sequence(value))
         return sum(

@@ -62,6 +62,7 @@ class Answer:
     said why it stops, but has no last word: more may come until the stream ends. `uncounted`: a
     good answer of a kind that never says what was used.
     `performed`: whether a tool or an agent did its work, None where the answer has not said.
+    `tools_ran`: tools of the provider's own, whose fee no price of tokens holds.
     """
 
     model: str = ""
@@ -76,6 +77,7 @@ class Answer:
     finished: bool = False
     uncounted: bool = False
     performed: bool | None = None
+    tools_ran: bool = False
 
 
 Event = tuple[bytes, bytes, bytes | None]

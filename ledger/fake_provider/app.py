@@ -13,6 +13,7 @@ from ledger.fake_provider import (
     anthropic_api,
     bedrock_api,
     gemini_api,
+    media_api,
     openai_api,
     responses_api,
 )
@@ -34,6 +35,10 @@ _OPERATIONS: Final = (
     ("/responses", "responses"),
     ("/embeddings", "embeddings"),
     ("/images/generations", "images"),
+    ("/images/edits", "images"),
+    ("/audio/transcriptions", "audio"),
+    ("/audio/speech", "audio"),
+    ("/batches", "batches"),
     *((f"/{name}", name) for name in bedrock_api.OPERATIONS),
 )
 _MAXIMA: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
@@ -161,7 +166,9 @@ class _Call:
         return self._mischief(asked, wishes), wishes
 
     def _asked(self, operation: str, body: bytes) -> Asked:
-        document = orjson.loads(body)
+        head = dict(self._headers).get(b"content-type", b"").decode("latin-1")
+        posted = head.startswith("multipart/")
+        document = media_api.form(head, body) if posted else orjson.loads(body)
         if not isinstance(document, dict):
             raise ValueError("The request's body is not a JSON object.")
         text = text_of(document)
@@ -357,7 +364,11 @@ def _answer(asked: Asked) -> Reply:
     if asked.operation == "embeddings":
         return openai_api.embeddings(asked)
     if asked.operation == "images":
-        return openai_api.images(asked)
+        return media_api.images(asked)
+    if asked.operation == "audio":
+        return media_api.speech(asked) if "voice" in asked.body else media_api.transcripts(asked)
+    if asked.operation == "batches":
+        return media_api.batches(asked)
     return openai_api.completions(asked)
 
 

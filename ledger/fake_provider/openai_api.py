@@ -1,4 +1,4 @@
-"""OpenAI's formats: chat and legacy completions, embeddings, models, images. Knows no socket."""
+"""OpenAI's formats: chat and legacy completions, embeddings, models. Knows no socket."""
 
 import base64
 import struct
@@ -10,10 +10,6 @@ from ledger.fake_provider.speech import Tokens, pieces, words
 MODELS: Final = ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "o3", "text-embedding-3-small")
 _EMBEDDING: Final = (0.25, -0.5, 0.125, 1.0, -0.25, 0.5, -0.125, 0.75)
 _MAX_VECTORS: Final = 2048
-_PNG: Final = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
-    "+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
 _FILTERED: Final[dict[str, Any]] = {
     "choices": [],
     "created": 0,
@@ -142,13 +138,6 @@ def embeddings(asked: Asked) -> Reply:
         tokens = asked.tokens.input_tokens
         document["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
     return _reply(asked, json_parts(document, 0))
-
-
-def images(asked: Asked) -> Reply:
-    """One tiny picture, billed by the picture: there is no usage block."""
-    document = {"created": asked.created, "data": [{"b64_json": _PNG}]}
-    parts = json_parts(document, 0)
-    return Reply(parts=parts, billed=Tokens(), model=asked.model, operation="other")
 
 
 def models(created: int) -> Reply:

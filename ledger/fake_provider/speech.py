@@ -34,6 +34,8 @@ class Tokens:
     reasoning_tokens: int = 0
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """The counts by name, for the bill."""

@@ -8,5 +8,5 @@ COPY staged (
     price_source, usage_source, hold_nanos, price_version, provider_response_id, http_status,
     outcome, refusal, latency_ms, first_byte_ms, attempts, route, policy_version, service_tier,
     byok, refused_by, shadow_refusal, billing, chain_signal, chain_fault, chain_path, tool_name,
-    target_agent
+    target_agent, image_input_tokens, image_output_tokens
 ) FROM STDIN

@@ -18,6 +18,8 @@ TOKENS = (
     "reasoning_tokens",
     "audio_input_tokens",
     "audio_output_tokens",
+    "image_input_tokens",
+    "image_output_tokens",
 )
 
 

@@ -32,7 +32,7 @@ def feed(*events: dict[str, Any]) -> Answer:
         ("/anthropic/v1/Messages", "messages"),
         ("/v1/chat/completions", "chat"),
         ("/v1/messages/count_tokens", "other"),
-        ("/v1/messages/batches", "other"),
+        ("/v1/messages/batches", "batches"),
         ("/v1/responses", "other"),
         ("/v1/complete", "other"),
         ("/v1/models", "other"),
@@ -40,7 +40,7 @@ def feed(*events: dict[str, Any]) -> Answer:
     ],
 )
 def test_the_end_of_the_path_is_the_operation(path: str, operation: str) -> None:
-    """Counting is free and batches are billed later, so only messages themselves are metered."""
+    """Counting is free; batches are billed later, so only messages themselves are metered."""
     assert anthropic.operation("POST", path) == operation
     assert anthropic.operation("GET", path) == "other"
 

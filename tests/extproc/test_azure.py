@@ -16,7 +16,7 @@ from extproc.providers.shape import Asked
         ("/openai/responses", "responses", ""),
         ("/openai/v1/responses", "responses", ""),
         ("/openai/v1/chat/completions", "chat", ""),
-        ("/openai/deployments/d/images/generations", "other", "d"),
+        ("/openai/deployments/d/images/generations", "images", "d"),
         ("/openai/deployments", "other", ""),
     ],
 )

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from hashlib import sha256
 
 import pytest
 from hypothesis import given
@@ -19,9 +20,20 @@ from extproc.events import (
 from extproc.exchange import Exchange, Reserve
 from extproc.meter import Settlement
 from extproc.policy import Policy
+from extproc.providers.routing import Told
 from extproc.refusal import Refusal
 from ledger.event import MeteredEvent
-from tests.extproc.builders import KEY, NOW_US, answer, answer_headers, ask, body, budget, policy
+from tests.extproc.builders import (
+    KEY,
+    NOW_US,
+    answer,
+    answer_headers,
+    ask,
+    body,
+    budget,
+    key_document,
+    policy,
+)
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}
 ANSWER = {
@@ -116,6 +128,18 @@ def test_a_stream_keeps_its_bytes_less_the_usage_we_asked_for() -> None:
     assert exchange.done
     made = event(exchange)
     assert (made.streamed, made.cost_nanos, made.outcome) == (True, ANSWER_NANOS, "ok")
+
+
+def test_a_host_that_reports_unasked_is_not_asked() -> None:
+    """Mistral refuses a request that asks, so it goes as it came, and no chunk is taken out."""
+    told = Exchange(policy(), "e", Told("mistral", "compatible", "/mistral"))
+    told.receive(ask("/mistral/v1/chat/completions"), NOW_US)
+    told.receive(body(json.dumps(CHAT | {"stream": True})), NOW_US)
+    assert told.receive(Admitted(held=False), NOW_US) is CONTINUE
+    told.receive(answer_headers("text/event-stream"), NOW_US)
+    for chunk in CHUNKS:
+        assert told.receive(answer(chunk, ended=False), NOW_US) is CONTINUE
+    assert event(told).output_tokens == 500
 
 
 @given(st.data())
@@ -262,6 +286,38 @@ def test_an_unpriced_model_without_a_budget_is_loudly_unpriced() -> None:
     assert (made.cost_nanos, made.price_source) == (None, "unpriced")
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (
+            "/v1/responses",
+            {"output": [{"type": "web_search_call"}], "usage": {"input_tokens": 9}, "model": "o3"},
+        ),
+        (
+            "/v1/messages",
+            {
+                "model": "claude-sonnet-4-5",
+                "usage": {"input_tokens": 9, "server_tool_use": {"web_search_requests": 2}},
+            },
+        ),
+    ],
+)
+def test_fees_of_the_provider_s_own_tools_are_said_to_be_missing(
+    path: str, said: dict[str, object]
+) -> None:
+    """The tokens have a price and the search has none that we know: the cost is not the whole."""
+    exchange = start()
+    exchange.receive(ask(path), NOW_US)
+    request = {"model": said["model"], "max_tokens": 9, "max_output_tokens": 9, "messages": []}
+    exchange.receive(body(json.dumps(request)), NOW_US)
+    exchange.receive(Admitted(held=True), NOW_US)
+    exchange.receive(answer_headers(), NOW_US)
+    exchange.receive(answer(json.dumps(said)), NOW_US)
+    made = event(exchange)
+    assert made.cost_nanos
+    assert made.price_source.endswith(", tool-fees-unpriced")
+
+
 def test_a_refused_reservation_is_the_answer() -> None:
     """The verdict's refusal goes to the client; no hold remains on the event."""
     exchange = start(policy(budget()))
@@ -291,9 +347,9 @@ def test_other_paths_are_one_event_each() -> None:
 
 
 def test_other_paths_that_may_cost_are_unpriced() -> None:
-    """An image costs money that we do not know: unpriced, not zero, and not past a budget."""
+    """A fine-tune costs money that we do not know: unpriced, not zero, and not past a budget."""
     exchange = start(policy(budget()))
-    action = exchange.receive(ask("/openai/v1/images/generations"), NOW_US)
+    action = exchange.receive(ask("/openai/v1/fine_tuning/jobs"), NOW_US)
     assert isinstance(action, Reserve)
     exchange.receive(Admitted(held=True), NOW_US)
     exchange.receive(answer_headers(), NOW_US)
@@ -356,3 +412,35 @@ def test_an_azure_deployment_is_priced_as_its_model() -> None:
 def test_an_exchange_that_never_began_leaves_no_event() -> None:
     """A stream without a message is no call."""
     assert start().close(NOW_US) is None
+
+
+def test_an_imported_key_calls_unchanged() -> None:
+    """A key of any text is taken off the request, and the call is its key's."""
+    rules = policy(sha256=sha256(b"sk-old").hexdigest())
+    exchange = start(rules)
+    reply = exchange.receive(ask(key="sk-old"), NOW_US)
+    assert isinstance(reply, Continue)
+    assert reply.remove_headers == ("authorization",)
+    exchange.receive(body(json.dumps(CHAT)), NOW_US)
+    assert event(exchange).team == "risk"
+    reply = start(rules).receive(ask("/openai/v1/models?key=sk-old&a=1", key=None), NOW_US)
+    assert not isinstance(reply, Respond)
+
+
+def test_a_relabelled_key_leaves_calls_under_way_as_they_were() -> None:
+    """A call that began before counts where its key's labels were, and the next one does not."""
+    search = budget(budget_id="b2", name="search", where=(("team", "search"),))
+    rules = policy(budget(), search)
+    under_way = admitted(rules)
+    rules.change("key:abcdefgh1234", key_document(team="search", version=9))
+    under_way.receive(answer_headers(), NOW_US)
+    under_way.receive(answer(json.dumps(ANSWER)), NOW_US)
+    before = under_way.close(NOW_US)
+    assert before is not None
+    assert before.event.team == "risk"
+    assert ":b1:" in str(before.counters[0])
+    later = admitted(rules)
+    after = later.close(NOW_US)
+    assert after is not None
+    assert after.event.team == "search"
+    assert ":b2:" in str(after.counters[0])

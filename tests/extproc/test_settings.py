@@ -28,6 +28,7 @@ def test_flags_come_before_the_environment() -> None:
         ("TOLLKEEPER_AZURE_DEPLOYMENTS", "prod="),
         ("TOLLKEEPER_PRINCIPAL_CLAIMS", "email,,sub"),
         ("TOLLKEEPER_BEDROCK_MODELS", "arn:aws:bedrock:us-east-1:1:prompt/P"),
+        ("TOLLKEEPER_PRICE_LIST", "myhost"),
     ],
 )
 def test_a_bad_value_is_named(name: str, value: str) -> None:
@@ -40,6 +41,15 @@ def test_deployments_are_read_in_any_case() -> None:
     """Azure's deployment names do not mind their case."""
     said = {"TOLLKEEPER_HOST": "h", "TOLLKEEPER_AZURE_DEPLOYMENTS": "Prod=gpt-4o, x = gpt-5"}
     assert from_environment(said).deployments == {"prod": "gpt-4o", "x": "gpt-5"}
+
+
+def test_hosts_are_named_with_their_price_list() -> None:
+    """And those that are not asked for usage are a list of names."""
+    said = {"TOLLKEEPER_HOST": "h", "TOLLKEEPER_PRICE_LIST": "Router = openrouter, fast=groq"}
+    said |= {"TOLLKEEPER_USAGE_UNASKED": "mistral, router"}
+    settings = from_environment(said)
+    assert settings.price_lists == {"router": "openrouter", "fast": "groq"}
+    assert settings.unasked == {"mistral", "router"}
 
 
 @pytest.mark.parametrize("variable", [f.metadata["env"] for f in fields(Settings)])

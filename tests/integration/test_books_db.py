@@ -23,6 +23,7 @@ from tests.integration.producer import Sidecar
 NEW_FIELDS = (
     *("byok", "refused_by", "shadow_refusal", "billing", "chain_signal", "chain_fault"),
     *("chain_path", "tool_name", "target_agent"),
+    *("image_input_tokens", "image_output_tokens"),
 )
 DIMENSIONS = (
     "key_id, owner, principal, team, agent, workload, customer, labels, root_key_id, root_team,"

@@ -30,6 +30,7 @@ PURE: Final = (
     "extproc.policy",
     "extproc.reading",
     "extproc.refusal",
+    "extproc.form",
     "ledger.money",
     "ledger.event",
     "ledger.prices",
@@ -45,11 +46,15 @@ PURE: Final = (
     "ledger.balances",
     "ledger.explain",
     "ledger.plans",
+    "ledger.cli_input",
+    "ledger.key_files",
     "ledger.label_text",
     "ledger.run_trees",
     "ledger.chains",
     "extproc.signals",
     "extproc.own_api",
+    "ledger.sharing",
+    "ledger.shared_context",
 )
 SIDECAR_MAY_IMPORT: Final = (
     "ledger.money",

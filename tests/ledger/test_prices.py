@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -26,8 +27,10 @@ from ledger.prices import (
     Rates,
     RateTable,
     Schedule,
+    cache_write_nanos,
     ceiling_nanos,
     cost_nanos,
+    list_names,
     price_source,
 )
 
@@ -39,6 +42,9 @@ KINDS: Final = (
     "cache_write_1h",
     "audio_input",
     "image_input",
+    "dearest_input",
+    "image_output",
+    "text_output",
     "output",
     "reasoning",
     "audio_output",
@@ -87,17 +93,19 @@ def rate_cards(draw: st.DrawFn) -> Rates:
 @st.composite
 def honest_usage(draw: st.DrawFn, most: int = 400_000) -> Usage:
     tokens = st.integers(0, most)
-    read, write_5m, write_1h, audio, plain = (draw(tokens) for _ in range(5))
-    reasoning, spoken, text = (draw(tokens) for _ in range(3))
+    read, write_5m, write_1h, audio, seen, plain = (draw(tokens) for _ in range(6))
+    reasoning, spoken, drawn, text = (draw(tokens) for _ in range(4))
     return Usage(
-        input_tokens=read + write_5m + write_1h + audio + plain,
+        input_tokens=read + write_5m + write_1h + audio + seen + plain,
         cache_read_tokens=read,
         cache_write_5m_tokens=write_5m,
         cache_write_1h_tokens=write_1h,
-        output_tokens=reasoning + spoken + text,
+        output_tokens=reasoning + spoken + drawn + text,
         reasoning_tokens=reasoning,
         audio_input_tokens=audio,
         audio_output_tokens=spoken,
+        image_input_tokens=seen,
+        image_output_tokens=drawn,
     )
 
 
@@ -129,15 +137,23 @@ def test_each_kind_at_its_own_rate(usage: Usage, rates: Rates) -> None:
         - usage.cache_write_5m_tokens
         - usage.cache_write_1h_tokens
         - usage.audio_input_tokens
+        - usage.image_input_tokens
     )
-    text = usage.output_tokens - usage.reasoning_tokens - usage.audio_output_tokens
+    text = (
+        usage.output_tokens
+        - usage.reasoning_tokens
+        - usage.audio_output_tokens
+        - usage.image_output_tokens
+    )
     millionths = (
         plain * tier.input
         + usage.cache_read_tokens * tier.cache_read
         + usage.cache_write_5m_tokens * tier.cache_write_5m
         + usage.cache_write_1h_tokens * tier.cache_write_1h
         + usage.audio_input_tokens * tier.audio_input
-        + text * tier.output
+        + usage.image_input_tokens * tier.image_input
+        + text * (tier.text_output if usage.image_output_tokens else tier.output)
+        + usage.image_output_tokens * tier.image_output
         + usage.reasoning_tokens * tier.reasoning
         + usage.audio_output_tokens * tier.audio_output
     )
@@ -267,9 +283,12 @@ def package_usage(usage: Usage) -> genai_prices.Usage:
         cache_write_1h_tokens=usage.cache_write_1h_tokens,
         input_audio_tokens=usage.audio_input_tokens,
         cache_audio_read_tokens=0,
+        input_image_tokens=usage.image_input_tokens,
+        cache_image_read_tokens=0,
         output_tokens=usage.output_tokens,
         output_reasoning_tokens=usage.reasoning_tokens,
         output_audio_tokens=usage.audio_output_tokens,
+        output_image_tokens=usage.image_output_tokens,
     )
 
 
@@ -298,7 +317,8 @@ def test_agrees_with_the_package(
         else None,
     )
     listed = {key: usd for key, usd in vars(calculated.model_price).items() if usd is not None}
-    assume(not {"output_image_mtok", "output_video_mtok"} & listed.keys())
+    told = usage.image_output_tokens > 0
+    assume(told or not {"output_image_mtok", "output_video_mtok"} & listed.keys())
     assume(not ("claude" in name.lower() and "cache" in price_source(rates, usage)))
     assume(all(map(whole_nanos, listed.values())))
     assert cost_nanos(rates, usage) == round_nanos(calculated.total_price * 1_000_000_000)
@@ -533,6 +553,69 @@ def test_first_matching_model_wins() -> None:
     assert rate_of("p", "y") is None
     assert rate_of("q", "B-9") == 2
     assert rate_of("q", "nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [
+        ("openrouter", "anthropic/claude-sonnet-4.5"),
+        ("groq", "llama-3.3-70b-versatile"),
+        ("deepseek", "deepseek-chat"),
+        ("mistral", "mistral-large-latest"),
+        ("together-ai", "meta-llama/Llama-3.3-70B-Instruct-Turbo"),
+        ("grok", "grok-4.6"),
+    ],
+)
+def test_a_host_is_priced_by_its_own_list(provider: str, model: str) -> None:
+    """Its name, or a common spelling of it, is the list's."""
+    assert found(provider, model).input > 0
+
+
+def test_a_host_by_another_name_is_unpriced_until_it_is_given_a_list() -> None:
+    """No list is guessed; the version says which was chosen, and the choice can be pickled."""
+    table = standard_table()
+    assert table.lookup("router", "openai/gpt-4o-mini", NOW) is None
+    named = pickle.loads(pickle.dumps(table.named(list_names("Router=OpenRouter"))))
+    assert named.lookup("router", "openai/gpt-4o-mini", NOW) == found(
+        "openrouter", "openai/gpt-4o-mini"
+    )
+    assert named.lookup("x", "openai/gpt-4o-mini", NOW) is None
+    assert named.version == table.version + " router=openrouter"
+    assert table.named({"router": "no-such-list"}).lookup("router", "gpt-4o", NOW) is None
+    assert "openrouter" in table.lists
+
+
+def test_pictures_cost_their_own_rate_only_where_they_are_told_apart() -> None:
+    """Else the whole output costs what pictures do, and the price says that this was assumed."""
+    rates = found("openai", "gpt-image-1.5")
+    told = Usage(input_tokens=10, output_tokens=100, image_output_tokens=90)
+    assert cost_nanos(rates, told) == 10 * 5_000 + 90 * 32_000 + 10 * 10_000
+    assert price_source(rates, told) == "genai-prices"
+    untold = Usage(input_tokens=10, output_tokens=100)
+    assert cost_nanos(rates, untold) == 10 * 5_000 + 100 * 32_000
+    assert "output-assumed" in price_source(rates, untold)
+
+
+@given(honest_usage(), rate_cards(), st.integers(0, MAX_NANOS))
+def test_writes_are_a_part_of_the_cost(usage: Usage, rates: Rates, cost: int) -> None:
+    """Both kinds together never cost more than the call; without writes they cost nothing."""
+    short, long = cache_write_nanos(rates, usage, cost)
+    assert short >= 0
+    assert long >= 0
+    assert short + long <= cost
+    plain = replace(usage, cache_write_5m_tokens=0, cache_write_1h_tokens=0)
+    assert cache_write_nanos(rates, plain, cost) == (0, 0)
+
+
+def test_writes_cost_what_their_tokens_do() -> None:
+    """Priced by the same rates, to the nanodollar."""
+    rates = found("anthropic", "claude-sonnet-4-5")
+    usage = Usage(
+        input_tokens=3000, cache_write_5m_tokens=1000, cache_write_1h_tokens=500, output_tokens=9
+    )
+    cost = cost_nanos(rates, usage)
+    assert cache_write_nanos(rates, usage, cost) == (1000 * 3_750, 500 * 6_000)
+    assert cache_write_nanos(rates, usage, cost // 2)[0] == 1000 * 3_750 // 2
 
 
 @pytest.mark.parametrize(
