@@ -17,7 +17,8 @@ from ledger.prices import Rates, cost_nanos, price_source
 
 FREE_METHODS: Final = ("GET", "HEAD", "OPTIONS", "DELETE")
 _FREE_ENDS: Final = (["messages", "count_tokens"], ["v1", "moderations"])
-_FREE_METHODS: Final = (":counttokens", ":computetokens")
+_FREE_METHODS: Final = ("counttokens", "computetokens")
+_GOOGLE_S_MODELS: Final = ("models", "tunedmodels", "endpoints")
 _CANCELLED: Final = (["batches"], ["responses"])
 _SILENT: Final = ("images", "audio", "batches")
 """Operations whose good answers may not say what was used; what is not said has no known price."""
@@ -268,15 +269,15 @@ def _cost(
 
 
 def _is_free_end(parts: list[str]) -> bool:
-    """Bedrock's `/model/{id}/count-tokens` has an id in between, of two segments where an ARN.
-    Google's methods stand behind a colon.
+    """Bedrock's `/model/{id}/count-tokens` has an id in between, of two segments where an ARN;
+    Google's is `/models/{id}:countTokens`.
     """
     if parts[-1:] == ["count-tokens"] and "model" in parts[-4:-2]:
         return True
     if parts[-1:] == ["cancel"] and parts[-3:-2] in _CANCELLED:
         return True
-    if parts[-2:-1] == ["models"] and parts[-1].endswith(_FREE_METHODS):
-        return True
+    if len(parts) > 1 and parts[-2] in _GOOGLE_S_MODELS:
+        return parts[-1].partition(":")[2] in _FREE_METHODS
     return parts[-2:] in _FREE_ENDS
 
 

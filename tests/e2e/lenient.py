@@ -23,6 +23,11 @@ _USAGE: Final = {
     "input_tokens": INPUT_TOKENS,
     "output_tokens": OUTPUT_TOKENS,
 }
+_GOOGLE_S_USAGE: Final = {
+    "promptTokenCount": INPUT_TOKENS,
+    "candidatesTokenCount": OUTPUT_TOKENS,
+    "totalTokenCount": INPUT_TOKENS + OUTPUT_TOKENS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ class Lenient:
             "model": "gpt-4o-mini",
             "type": "message",
             "usage": _USAGE,
+            "usageMetadata": _GOOGLE_S_USAGE,
+            "candidates": [{"content": {"parts": [{"text": "yes"}]}, "finishReason": "STOP"}],
         }
         answer |= {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
         sent = json.dumps(answer).encode()

@@ -56,6 +56,9 @@ def poor(gate: Stack) -> dict[str, Any]:
     return key
 
 
+MODEL: Final = "/gemini/v1beta/models/gemini-2.5-flash"
+GENERATE: Final = MODEL + ":generateContent"
+CONTENT: Final = b'{"contents":[{"parts":[{"text":"?"}]}],"generationConfig":{"maxOutputTokens":9}}'
 Attack = Callable[[str, str], bytes]
 """From a key and a nonce to the bytes of a request."""
 
@@ -89,7 +92,7 @@ def chunked(body: bytes, *trailers: str) -> bytes:
 
 
 _TRANSFER = "transfer-encoding: chunked"
-EVASIONS: Final[dict[str, Attack]] = {
+EVASIONS: dict[str, Attack] = {
     "plain": call(),
     "bare path": call("/v1/chat/completions"),
     # the path
@@ -177,6 +180,45 @@ EVASIONS: Final[dict[str, Attack]] = {
     "envoy's original path": call(CHAT, "x-envoy-original-path: /v1/models"),
     "rewritten path": call(CHAT, "x-original-url: /v1/models", "x-rewrite-url: /v1/models"),
     "our own answer": call(CHAT, "x-tollkeeper-event-id: none", "x-tollkeeper-skip: true"),
+}
+
+
+def google(path: str = GENERATE, *headers: str, **changes: Any) -> Attack:
+    """A request of Google's that is odd in one way."""
+    return call(path, *headers, **{"body": CONTENT, **changes})
+
+
+EVASIONS |= {
+    "google": google(),
+    "google's stream as an array": google(MODEL + ":streamGenerateContent"),
+    "google's stream as events": google(MODEL + ":streamGenerateContent?alt=sse"),
+    "google's key in the query": google(GENERATE + "?key={key}", credential=""),
+    "encoded colon": google(MODEL + "%3AgenerateContent"),
+    "colon encoded twice": google(MODEL + "%253AgenerateContent"),
+    "method in capitals": google(MODEL + ":GENERATECONTENT"),
+    "method with a parameter": google(GENERATE + ";v=1"),
+    "method with an end": google(GENERATE + "/"),
+    "two methods, one free": google(GENERATE + ":countTokens"),
+    "free method of no model": google("/gemini/v1beta/operations/x:countTokens"),
+    "google's free method elsewhere": call("/openai/v1/images/generations:countTokens"),
+    "google without usage": google(GENERATE + "?fields=candidates"),
+    "google without usage, encoded": google(GENERATE + "?%24%66ields=candidates"),
+    "google without usage, by header": google(GENERATE, "x-goog-fieldmask: candidates"),
+    "google as a script": google(GENERATE + "?callback=f"),
+    "google as protobuf": google(GENERATE + "?$alt=proto"),
+    "google, overridden": google(GENERATE, "x-http-method-override: POST", method="GET"),
+    "google by gRPC": google(
+        "/gemini/google.ai.generativelanguage.v1beta.GenerativeService/GenerateContent"
+    ),
+    "google in a batch": google("/gemini/batch", "content-type: multipart/mixed; boundary=b"),
+    "google in openai's shape": call("/gemini/v1beta/openai/chat/completions"),
+    "google's maximum in both spellings": google(
+        body=b'{"generationConfig":{"maxOutputTokens":9,"max_output_tokens":99999}}'
+    ),
+    "google's settings in both spellings": google(
+        body=b'{"generationConfig":{"maxOutputTokens":9},"generation_config":{}}'
+    ),
+    "google's model in the body": google(body=CONTENT[:-1] + b',"model":"models/gemma-3-1b-it"}'),
 }
 
 
