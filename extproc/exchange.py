@@ -132,7 +132,7 @@ class Exchange:
         self._hold: Hold | None = None
         self._granted = 0
         self._grow_at = 0.0
-        self._last_chance = False
+        self._seen = 0
         self._reading: StreamedAnswer | None = None
         self._content_type = ""
         self._content_encoding = ""
@@ -547,8 +547,8 @@ class Exchange:
         assert self._hold is not None
         call, answer = self._call, self._reading.answer
         model = answer.model or (call.asked.model if call.asked is not None else "")
-        seen = output_so_far(call, answer, model, self._policy)
-        if seen < self._grow_at:
+        self._seen = output_so_far(call, answer, model, self._policy)
+        if self._seen < self._grow_at:
             return reply
         plan = hold_growth(call, self._policy, self._hold, self._granted, now_us)
         self._onward = reply if reply.body is not None else Continue(body=chunk)
@@ -562,7 +562,6 @@ class Exchange:
         if call.hold_nanos:
             call.hold_nanos = self._hold.nanos_for(self._granted)
         self._grow_at = _EARLY * self._granted if event.held else inf
-        self._last_chance = False
         self.state = State.STREAMED
         return self._onward
 
@@ -570,9 +569,9 @@ class Exchange:
         """Ask once more just before the hold is used up; then end the stream, so that it holds."""
         assert self._destination is not None
         call = self._call
-        if not self._last_chance:
-            self._last_chance = True
-            self._grow_at = _LATE * self._granted
+        last = _LATE * self._granted
+        if self._seen < last:
+            self._grow_at = last
             self.state = State.STREAMED
             return self._onward
         says = f"This answer has outgrown what is left of {event.limit!r}, and ends here."

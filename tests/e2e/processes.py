@@ -67,7 +67,11 @@ def stop(process: subprocess.Popen[Any], timeout_s: float = 30.0) -> None:
 def children(pid: int) -> list[int]:
     """The live child processes of `pid`, of all its threads."""
     found: list[int] = []
-    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        threads = list(Path(f"/proc/{pid}/task").glob("*/children"))
+    except FileNotFoundError:  # it ended while we looked
+        return found
+    for thread in threads:
         try:
             found += [int(child) for child in thread.read_text().split()]
         except (FileNotFoundError, ProcessLookupError):

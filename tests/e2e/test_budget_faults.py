@@ -50,12 +50,13 @@ def under_way(crew: Team, number: int, delay_ms: int) -> Iterator[None]:
             each.result()
 
 
-def test_a_worker_is_killed_in_the_middle(four: Stack) -> None:
-    """Its holds return, the budget is usable to its end, and no refusal was for a dead call."""
+def test_workers_are_killed_in_the_middle(four: Stack) -> None:
+    """Their holds return, the budget is usable to its end, and no refusal was for a dead call."""
     crew = team(four, "killed-worker", "1usd")
     with under_way(crew, 8, delay_ms=200):
         before = four.workers()
-        kill(before[0])
+        for worker in before[:3]:  # of four: one alone may have had none of the calls
+            kill(worker)
     until(lambda: crew.counter()[1] == 0, what="all holds are back", deadline_s=30)
     until(lambda: len(four.workers()) == len(before), what="a new worker", deadline_s=30)
     four.until_known(crew.key, 4)

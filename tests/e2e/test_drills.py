@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.e2e.fake import TOKENS, Fake
@@ -74,7 +75,14 @@ def the_books_are_right(stack: Stack, team: Team, seen: Traffic) -> None:
     ids = [call.event_id for call in seen.answered]
     assert len(set(ids)) == len(ids)
     query = "SELECT * FROM events WHERE event_id = ANY(%s)"
-    until(lambda: len(stack.rows(query, ids)) >= len(ids), what="all events", deadline_s=QUIET_S)
+
+    def all_booked() -> bool:
+        try:
+            return len(stack.rows(query, ids)) >= len(ids)
+        except psycopg.OperationalError:  # PostgreSQL is not back yet
+            return False
+
+    until(all_booked, what="all events", deadline_s=QUIET_S)
     events = stack.rows(query, ids)
     assert len(events) == len(ids)
     by_id = {event["event_id"]: event for event in events}
