@@ -156,17 +156,18 @@ def _new(
     """A run of this key. Its id is drawn from the event's, which is no secret: what counts is the
     signature.
     """
+    root = Root(
+        key_id=key.key_id,
+        owner=key.owner,
+        team=key.team,
+        agent=key.agent,
+        workload=key.workload,
+    )
     chain = Chain(
         run_id=chains.new_run_id(int.from_bytes(sha256(event_id.encode()).digest())),
-        root=Root(
-            key_id=key.key_id,
-            owner=key.owner,
-            team=key.team,
-            agent=key.agent,
-            workload=key.workload,
-        ),
+        root=root,
         path=(key.key_id,),
-        audience=audience or (("team", key.team),),
+        audience=audience or chains.default_audience(root),
         expires_at_us=(now_us // 1_000_000 + ttl_s) * 1_000_000,
     )
     if chains.signing(policy.signing_keys.values(), now_us) is None:

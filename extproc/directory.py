@@ -82,7 +82,8 @@ class Directory:
             reply = await call(
                 *command, names.directory_changes, position, timeout_s=_BLOCK_MS / 1000 + 4
             )
-            for entry, fields in reply[0][1] if reply else ():
+            entries, before = reply[0][1] if reply else (), position
+            for entry, fields in entries:
                 position = entry
                 documents: dict[str, Mapping[str, Any]] = {}
                 pairs = dict(zip(fields[::2], fields[1::2], strict=True))
@@ -90,14 +91,29 @@ class Directory:
                 for name, document in documents.items():
                     if complaint := self._policy.change(name, document):
                         log.error(complaint)
+            if len(entries) == _CHANGES and await self._forgotten(before):
+                log.warning("The directory changed faster than it was followed; it is read anew.")
+                return
             if turn % _CHECK_EVERY == 0 and not reply:
                 version = await call("GET", names.directory_version)
                 if version is not None and int(version) != self._policy.version:
                     log.warning("A change of the directory was missed; it is read anew.")
                     return
 
+    async def _forgotten(self, position: bytes) -> bool:
+        """Whether changes after `position` may have gone from the stream unread: where keys are
+        imported, more may come at once than it keeps.
+        """
+        changes = self._keyspace.directory_changes
+        oldest = await self._connection.call("XRANGE", changes, "-", "+", "COUNT", 1)
+        return not oldest or _age(oldest[0][0]) > _age(position)
+
     async def close(self) -> None:
         await self._connection.close()
+
+
+def _age(entry: bytes) -> tuple[int, ...]:
+    return tuple(int(part) for part in entry.split(b"-"))
 
 
 def _take(documents: dict[str, Mapping[str, Any]], name: bytes, text: bytes) -> None:

@@ -59,9 +59,9 @@ from extproc.events import (
 )
 from extproc.form import as_json, is_form
 from extproc.hold import Hold, hold_asked, hold_growth, hold_unread, refuse_unread
-from extproc.identity import present, proven, refuse_key
+from extproc.identity import present, proven, recognise, refuse_key
 from extproc.inflate import InflateError, open_inflate
-from extproc.meter import Call, Draft, Settlement, draft, meter
+from extproc.meter import Call, Draft, Settlement, draft, meter, output_so_far
 from extproc.own_api import MAX_BODY_BYTES, answer, refuse_call, start_run
 from extproc.policy import Policy
 from extproc.providers.routing import OWN_PROVIDER, Destination, Told, destination
@@ -184,6 +184,8 @@ class Exchange:
         call.method = headers.get(":method", b"").decode("latin-1")
         path = headers.get(":path", b"").decode("latin-1")
         presented = present(headers, path)
+        if presented.candidates:
+            presented = recognise(presented, path, self._policy.keys)
         self._destination = target = destination(presented.path or path, self._told)
         call.provider, call.path = target.provider, target.path
         call.has_body = not event.ended
@@ -498,7 +500,8 @@ class Exchange:
         call.answer = answer = self._destination.api.read_answer(call.operation, body)
         self._complete(answer)
         cut = not answer.complete and body.lstrip().startswith(b"{")
-        readable = answer.usage is not None or answer.output_bytes > 0 or (call.silent and not cut)
+        readable = answer.usage is not None or answer.output_bytes > 0 or answer.uncounted
+        readable = readable or (call.silent and not cut)
         readable = readable or answer.performed is not None
         if call.http_status >= 400 or answer.failed:
             call.outcome = "provider_error"
@@ -528,11 +531,16 @@ class Exchange:
             failed = answer.failed or call.http_status >= 400
             call.outcome = "provider_error" if failed else "ok"
         elif event.ended:
-            call.outcome = "provider_gone"
+            self._stream_ended(answer)
         if event.ended or answer.complete:
             self.state = State.DONE
             return reply
         return reply if self._grow_at == inf else self._watch(reply, event.body, now_us)
+
+    def _stream_ended(self, answer: Answer) -> None:
+        """Some APIs have no last word: theirs is the end, once they have said why they stop."""
+        answer.complete = answer.finished
+        self._call.outcome = "ok" if answer.finished else "provider_gone"
 
     def _watch(self, reply: Continue, chunk: bytes, now_us: int) -> Action:
         """Let the hold grow before the answer outgrows it."""
@@ -540,7 +548,7 @@ class Exchange:
         assert self._hold is not None
         call, answer = self._call, self._reading.answer
         model = answer.model or (call.asked.model if call.asked is not None else "")
-        seen = self._policy.estimates.output_tokens(call.provider, model, answer.output_bytes)
+        seen = output_so_far(call, answer, model, self._policy)
         if seen < self._grow_at:
             return reply
         plan = hold_growth(call, self._policy, self._hold, self._granted, now_us)
@@ -591,7 +599,8 @@ class Exchange:
         return CONTINUE if body is None else Continue(body=body)
 
     def _trailers(self, event: ResponseTrailers, now_us: int) -> Action:
-        self._call.outcome = "provider_gone"
+        assert self._reading is not None
+        self._stream_ended(self._reading.answer)
         self.state = State.DONE
         return CONTINUE
 

@@ -152,7 +152,8 @@ def _output(
         return likely, ceiling, True, False
     if call.asked.streamed:
         return likely, likely, False, True
-    return likely, min(ceiling, max(GENEROUS_TOKENS, 2 * likely)), True, False
+    most = max(GENEROUS_TOKENS, 2 * likely) + call.asked.reasoning_tokens
+    return likely, min(ceiling, most), True, False
 
 
 def _costs(rates: Rates | None, tokens_in: int, choices: int) -> Costs:

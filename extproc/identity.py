@@ -2,8 +2,8 @@
 clock.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import unquote_plus
@@ -22,15 +22,17 @@ _CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key"
 _KEY_START: Final = b"tk-"
 _BEARER: Final = b"bearer "
 _SIGNATURE: Final = b"AWS4-"
-_MAX_KEY_BYTES: Final = 256
+MAX_KEY_BYTES: Final = 4096
+"""Longer texts are no keys. An imported one may be long, such as a JWT."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """An issued key as the directory publishes it; its text is known only by its SHA-256.
+    """A key as the directory publishes it; its text is known only by its SHA-256.
 
-    Behind a `service_account` there is no person. With `customer_header` a call may say for which
-    customer it is.
+    An imported key has a `grace_until_us` as long as labels are missing: these are empty. Behind a
+    `service_account` there is no person. With `customer_header` a call may say for which customer
+    it is.
     """
 
     key_id: str
@@ -43,8 +45,10 @@ class Key:
     labels: dict[str, str] = field(default_factory=dict)
     status: str = "active"
     expires_at_us: int | None = None
+    grace_until_us: int | None = None
     service_account: bool = False
     customer_header: bool = False
+    version: int = 0
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -113,6 +117,8 @@ def key_from_document(document: Mapping[str, Any]) -> Key:
         labels={str(k): str(v) for k, v in (document.get("labels") or {}).items()},
         status=str(document["status"]),
         expires_at_us=document.get("expires_at_us"),
+        grace_until_us=document.get("grace_until_us"),
+        version=int(document.get("version") or 0),
         service_account=document.get("service_account") is True,
         customer_header=document.get("customer_header") is True,
     )
@@ -149,13 +155,26 @@ def principal(tokens: Sequence[Claims], names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A credential that does not look like one of ours, and yet may be an imported key.
+
+    `header` is where it stands, or `query` the part of the path's query.
+    """
+
+    digest: bytes
+    header: str = ""
+    query: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Presented:
     """What a request brings to be known by.
 
     `digest` is the SHA-256 of the key's text, None where there is none. `remove` names the headers
     that must not reach the provider, and `path` is the path without our key where it stood there.
     `byok`: a provider's credential of the caller's own goes on beside our key. `signed`: that
-    credential is a signature over the request, whose body must stay as it is.
+    credential is a signature over the request, whose body must stay as it is. Which credentials are
+    ours all the same, `recognise` says of the `candidates`.
     """
 
     digest: bytes | None
@@ -163,17 +182,20 @@ class Presented:
     path: str | None
     byok: bool = False
     signed: bool = False
+    candidates: tuple[Candidate, ...] = ()
 
 
 def present(headers: Headers, path: str) -> Presented:
     """Find our key in a request and say what to take off it before it goes upstream.
 
-    `x-tollkeeper-key` comes first: then every other credential is the caller's own and stays,
-    unless it is one of our keys too.
+    `x-tollkeeper-key` comes first, and any text may be the key there: then every other credential
+    is the caller's own and stays, unless it is one of our keys too. Elsewhere a key of ours starts
+    with `tk-`, or is a candidate.
     """
     remove = [name for name in headers if name.startswith(OUR_PREFIX)]
     key = headers[KEY_HEADER].strip() if remove and KEY_HEADER in headers else b""
-    byok = signed = False
+    candidates: list[Candidate] = []
+    signed = False
     for name in _CREDENTIALS:
         value = headers.get(name, b"").strip()
         if name == "authorization" and value[:7].lower() == _BEARER:
@@ -182,34 +204,65 @@ def present(headers: Headers, path: str) -> Presented:
             key = key or value
             remove.append(name)
         elif value:
-            byok = True
+            candidates.append(Candidate(_digest(value), header=name))
             signed = signed or (name == "authorization" and value.startswith(_SIGNATURE))
     remove += _PRIVATE.intersection(headers)
     clean_path = None
     if "key=" in path:
-        in_path, clean_path = _key_in_query(path)
+        in_path, foreign, clean_path = _keys_in_query(path)
         key = key or (in_path[0] if in_path else b"")
-        rest = clean_path or path
-        byok = byok or "?key=" in rest or "&key=" in rest
-    known = key.startswith(_KEY_START) and len(key) <= _MAX_KEY_BYTES
+        candidates += foreign
+    known = 0 < len(key) <= MAX_KEY_BYTES
     digest = sha256(key).digest() if known else None
-    return Presented(digest, tuple(remove), clean_path, byok, signed)
+    byok = bool(candidates)
+    return Presented(digest, tuple(remove), clean_path, byok, signed, tuple(candidates))
 
 
-def _key_in_query(path: str) -> tuple[list[bytes], str | None]:
-    """Our keys in `?key=`, and the path without them; None where there was nothing to take away."""
+def recognise(presented: Presented, path: str, keys: Container[bytes]) -> Presented:
+    """The same where `keys` are all that we know: a candidate among them is ours.
+
+    It goes no further than any key of ours, and is the caller's where no other one is.
+    """
+    ours = [candidate for candidate in presented.candidates if candidate.digest in keys]
+    if not ours:
+        return presented
+    clean_path = presented.path
+    if parts := [candidate.query for candidate in ours if candidate.query]:
+        bare, _, query = (clean_path or path).partition("?")
+        kept = [part for part in query.split("&") if part not in parts]
+        clean_path = bare + ("?" + "&".join(kept) if kept else "")
+    return replace(
+        presented,
+        digest=presented.digest or ours[0].digest,
+        remove=presented.remove + tuple(found.header for found in ours if found.header),
+        path=clean_path,
+        byok=len(ours) < len(presented.candidates),
+    )
+
+
+def _digest(text: bytes) -> bytes:
+    return sha256(text).digest() if len(text) <= MAX_KEY_BYTES else b""
+
+
+def _keys_in_query(path: str) -> tuple[list[bytes], list[Candidate], str | None]:
+    """Our keys in `?key=`, what else stands there, and the path without ours; None where there was
+    nothing to take away.
+    """
     bare, _, query = path.partition("?")
-    kept, found = [], []
+    kept, found, foreign = [], [], []
     for part in query.split("&"):
         name, _, value = part.partition("=")
-        text = unquote_plus(value)
-        if unquote_plus(name) == "key" and text.startswith("tk-"):
+        text = unquote_plus(value) if unquote_plus(name) == "key" else ""
+        if text.startswith("tk-"):
             found.append(text.encode("utf-8", "replace"))
-        else:
-            kept.append(part)
+            continue
+        kept.append(part)
+        if text:
+            digest = _digest(text.strip().encode("utf-8", "replace"))
+            foreign.append(Candidate(digest, query=part))
     if not found:
-        return [], None
-    return found, bare + ("?" + "&".join(kept) if kept else "")
+        return [], foreign, None
+    return found, foreign, bare + ("?" + "&".join(kept) if kept else "")
 
 
 def refuse_key(key: Key | None, presented: bool, now_us: int) -> Refusal | None:
@@ -227,6 +280,9 @@ def refuse_key(key: Key | None, presented: bool, now_us: int) -> Refusal | None:
     if key.status != "active":
         says = f"The key {key.key_id} is {key.status}; ask your platform team to resume it."
         return Refusal(status=403, code=f"key_{key.status}", message=says)
+    if key.grace_until_us is not None and key.grace_until_us <= now_us:
+        says = _QUARANTINED.format(key.key_id)
+        return Refusal(status=403, code="key_quarantined", message=says)
     return None
 
 
@@ -235,3 +291,7 @@ _MISSING: Final = (
     "or in x-tollkeeper-key beside a credential of your own."
 )
 _UNKNOWN: Final = "This Tollkeeper key is not known here; check that it was copied whole."
+_QUARANTINED: Final = (
+    "The key {0} was imported without all of its labels and its grace date has passed: ask your "
+    "platform team to label it (ledger keys relabel {0}) or to issue you a new one."
+)

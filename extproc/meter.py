@@ -18,6 +18,7 @@ from ledger.prices import Rates, cost_nanos, price_source
 FREE_METHODS: Final = ("GET", "HEAD", "OPTIONS", "DELETE")
 _FREE_ENDS: Final = (["messages", "count_tokens"], ["v1", "moderations"])
 _CANCELLED: Final = (["batches"], ["responses"])
+_FREE_METHODS: Final = (":counttokens", ":computetokens")
 _SILENT: Final = ("images", "audio", "batches")
 """Operations whose good answers may not say what was used; what is not said has no known price."""
 _MAX_TEXT: Final = 200
@@ -206,7 +207,7 @@ def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
     if call.outcome == "refused" or call.per_call:
         return Usage(), "none"
     said = answer.usage
-    if said is not None and (answer.complete or not call.streamed):
+    if said is not None and (answer.complete or answer.finished or not call.streamed):
         return said, "provider"
     asked = call.asked
     if asked is None or call.http_status >= 400:
@@ -214,15 +215,25 @@ def _usage(call: Call, answer: Answer, policy: Policy) -> tuple[Usage, str]:
     if call.silent and (answer.complete or not answer.output_bytes):
         return Usage(), "none"
     model = answer.model or asked.model
-    output = policy.estimates.output_tokens(call.provider, model, answer.output_bytes)
+    output = output_so_far(call, answer, model, policy)
     if said is not None:
         if output <= said.output_tokens:
             return said, "provider"
         return replace(said, output_tokens=output), "estimated"
-    if answer.complete and not answer.output_bytes:
+    if answer.complete and not answer.output_bytes and not answer.uncounted:
         return Usage(), "none"
     likely = policy.estimates.likely_input_tokens(call.provider, model, asked.input_bytes)
     return Usage(input_tokens=likely, output_tokens=output), "estimated"
+
+
+def output_so_far(call: Call, answer: Answer, model: str, policy: Policy) -> int:
+    """Tokens that a stream under way has made: as last counted, or by its text, whichever is more;
+    where counts come with the text, as counted, and by the text since.
+    """
+    text_bytes = answer.output_bytes - answer.counted_bytes
+    likely = policy.estimates.output_tokens(call.provider, model, text_bytes)
+    counted = answer.usage.output_tokens if answer.usage is not None else 0
+    return counted + likely if answer.counted_bytes else max(counted, likely)
 
 
 def _model(call: Call, answer: Answer, usage: Usage) -> str:
@@ -257,12 +268,14 @@ def _cost(
 
 
 def _is_free_end(parts: list[str]) -> bool:
-    """Bedrock's `/model/{id}/count-tokens` has an id in between, of two segments where an ARN."""
+    """Bedrock's `/model/{id}/count-tokens` has an id in between, of two segments where an ARN.
+    Google's methods stand behind a colon.
+    """
     if parts[-1:] == ["count-tokens"] and "model" in parts[-4:-2]:
         return True
     if parts[-1:] == ["cancel"] and parts[-3:-2] in _CANCELLED:
         return True
-    return parts[-2:] in _FREE_ENDS
+    return parts[-2:] in _FREE_ENDS or bool(parts and parts[-1].endswith(_FREE_METHODS))
 
 
 def _price_per_call(call: Call) -> tuple[int, str]:

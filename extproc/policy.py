@@ -85,7 +85,8 @@ class Policy:
         """The budgets that count a call to `provider` in a run; a caller who pays the provider
         itself (`byok`) touches no wallet.
         """
-        wanted = (who.key.digest, who.proved, provider, byok)
+        # With the version, so that a call under way keeps the labels that its key had.
+        wanted = (who.key.digest, who.key.version, who.proved, provider, byok)
         found = self._bindings.get(wanted)
         if found is None:
             labels = who.selectors(provider)
@@ -147,7 +148,10 @@ class Policy:
         wrong with it, if anything.
         """
         complaint = self._apply(name, document)
-        if not name.startswith(_UNBOUND):
+        if name.startswith("key:"):  # a hundred thousand may come at once, which no budget minds
+            self._bindings.clear()
+            self._attributions.clear()
+        elif not name.startswith(_UNBOUND):
             self._forget()
         version = document.get("version")
         self.version = max(self.version, version if isinstance(version, int) else 0)

@@ -8,6 +8,7 @@ from typing import Final
 
 from extproc.eventstream import BinaryEventStream
 from extproc.inflate import InflateError, open_inflate
+from extproc.jsonarray import ArrayStream
 from extproc.providers.shape import Answer, Framing, Stream
 from extproc.sse import EventStream
 
@@ -18,6 +19,7 @@ BINARY_EVENTS: Final = "application/vnd.amazon.eventstream"
 FRAMINGS: Final[dict[str, Callable[[], Framing]]] = {
     SERVER_SENT_EVENTS: EventStream,
     BINARY_EVENTS: BinaryEventStream,
+    "application/json": ArrayStream,  # only where the request asked for a stream
 }
 """Content type of a stream -> how it is cut into events."""
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')

@@ -134,6 +134,13 @@ def admits(audience: Audience, labels: Mapping[str, str]) -> bool:
     return any(labels.get(name) == value for name, value in audience)
 
 
+def default_audience(root: Root) -> Audience:
+    """Who may continue a run where nobody said: the root's team, or the root alone where its team
+    is not known, as of an imported key: two keys without a team have none in common.
+    """
+    return (("team", root.team),) if root.team else (("key", root.key_id),)
+
+
 def signing(keys: Iterable[SigningKey], now_us: int) -> SigningKey | None:
     """The key that signs now: of those whose time has come and is not over, the newest."""
     able = [key for key in keys if key.from_us <= now_us < key.until_us]

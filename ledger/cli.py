@@ -15,6 +15,7 @@ _PARTS: Final = {
     "keys": ("ledger.cli_keys:keys", "Issue, list and end keys."),
     "agents": ("ledger.cli_agents:agents", "Register agents; suspend and retire them."),
     "tools": ("ledger.cli_tools:tools", "What calls of tools cost, and which were called."),
+    "labels": ("ledger.cli_labels:labels", "Which labels keys must have, and their values."),
     "budgets": ("ledger.cli_budgets:budgets", "Set budgets and see what is left."),
     "alerts": ("ledger.cli_alerts:alerts", "What was said of budgets, and whom it is sent to."),
     "wallets": ("ledger.cli_wallets:wallets", "Prepaid credit: pay in, see what is left."),

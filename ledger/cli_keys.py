@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ledger.cli_backfill import backfill
+from ledger.cli_imports import import_keys
 from ledger.cli_publish import publish_now
+from ledger.cli_relabel import grace, relabel
+from ledger.cli_rotation import rotate_unlabelled, unlabelled_options
 from ledger.cli_session import Command, Run, format_option, hint, pass_run, show, who
+from ledger.cli_untagged import untagged
 
 if TYPE_CHECKING:
     from ledger.db import Session
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
 MAX_LISTED: Final = 10_000
 _MAX_CHANGES: Final = 100
 _NO_LIMIT: Final = "none"
+_QUARANTINED: Final = "quarantined"
 _why_option: Final = click.option("--why", default="", help="A remark for the books.")
 _RATES: Final = (
     ("--rpm", "How many calls it may make in a minute."),
@@ -41,6 +47,10 @@ def _rate_options(default: str = "") -> Callable[[Command], Command]:
 @click.group()
 def keys() -> None:
     """Issue, list and end keys."""
+
+
+for _command in (import_keys, backfill, untagged, grace, relabel):
+    keys.add_command(_command)
 
 
 @keys.command()
@@ -108,7 +118,7 @@ def issue(
 
 @keys.command("list")
 @click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only keys with this label.")
-@click.option("--status", type=click.Choice(["active", "suspended", "revoked"]))
+@click.option("--status", type=click.Choice(["active", "suspended", "revoked", "quarantined"]))
 @click.option("--limit", type=click.IntRange(1, MAX_LISTED), default=1000, show_default=True)
 @format_option
 @pass_run
@@ -128,13 +138,14 @@ def list_keys(
             for name in reports.KEY_LABELS
             if name in chosen
         }
-        rows = session.run(
-            "keys_list",
-            status=status,
-            columns=Jsonb(columns),
-            labels=Jsonb(chosen),
-            limit=limit + 1,
-        )
+        wanted = {"columns": Jsonb(columns), "labels": Jsonb(chosen), "limit": limit + 1}
+        rows = []
+        if status != _QUARANTINED:
+            rows += session.run("keys_list", status=status, **wanted)
+        if status != "active":
+            kept = "active" if status == _QUARANTINED else status
+            rows += session.run("quarantined_list", status=kept, **wanted)
+    rows.sort(key=lambda row: row["created_at"], reverse=True)
     now = datetime.now(UTC)
     show(output, _columns(), [reports.key(row, now) for row in rows[:limit]], empty="No keys.")
     if len(rows) > limit:
@@ -167,7 +178,7 @@ def show_key(run: Run, key_id: str, output: str) -> None:
         show(output, (), [document], document=document)
         return
     _show_fields(document)
-    show("table", _change_columns(), changes)
+    show("table", _change_columns(), [reports.change(change) for change in changes])
 
 
 @keys.command()
@@ -254,7 +265,8 @@ def set_key(
 
 
 @keys.command()
-@click.argument("key_id")
+@click.argument("key_id", required=False)
+@unlabelled_options
 @click.option(
     "--grace", metavar="1h", help="How long the old key still works.  [default: not at all]"
 )
@@ -268,7 +280,10 @@ def set_key(
 @pass_run
 def rotate(
     run: Run,
-    key_id: str,
+    /,
+    key_id: str | None,
+    unlabelled: bool,
+    labels_file: str | None,
     grace: str | None,
     max_spend: str | None,
     rpm: str | None,
@@ -277,8 +292,13 @@ def rotate(
     expires: str | None,
     why: str,
     output: str,
+    **labels: str | None,
 ) -> None:
-    """Issue a new key with the same labels and end the old one."""
+    """Issue a new key with the same labels and end the old one.
+
+    With --unlabelled for every key in quarantine: a new key needs the four labels, which come from
+    --labels, else from what is known of the old key, else from the options.
+    """
     from ledger import cli_input
     from ledger import issue as issuing
 
@@ -288,6 +308,15 @@ def rotate(
     new_limit = cli_input.usd(max_spend) if max_spend else None
     new_rates = _rates(rpm, tpm, max_parallel)
     new_end = cli_input.expiry(expires, now) if expires else None
+    if unlabelled and key_id is None:
+        limits = {**new_rates, "max_spend_nanos": new_limit, "expires_at": new_end}
+        rotate_unlabelled(run, ends_at or now, labels, labels_file, limits, why, output)
+        return
+    if key_id is None or unlabelled or labels_file or any(labels.values()):
+        raise cli_input.InputError(
+            "Name the KEY_ID to rotate, or --unlabelled for all in quarantine; only these take"
+            " labels."
+        )
     with run.books() as db:
         with db.transaction() as session:
             old = issuing.find(session, key_id)
@@ -392,6 +421,7 @@ def _change_columns() -> "list[Column]":
     return [
         Column("at", "Changed", "time"),
         Column("what", "What", "id"),
+        Column("changed", "From -> to", "name"),
         Column("who", "Who"),
         Column("why", "Why"),
     ]

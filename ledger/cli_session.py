@@ -197,6 +197,8 @@ _OUR_REFUSALS: Final = {
 def _postgres_says(error: Exception, names: set[str]) -> str:
     diagnosis = getattr(error, "diag", None)
     says = (getattr(diagnosis, "message_primary", None) or str(error) or "no answer").strip()
+    if getattr(diagnosis, "constraint_name", None) == "label_policy":
+        return says
     first_line = " ".join(says.splitlines()[:1]).rstrip(".")
     if names & {"psycopg.UndefinedTable", "psycopg.UndefinedColumn", "psycopg.UndefinedFunction"}:
         return f"The database has not all of our tables ({first_line}); run `ledger migrate`."

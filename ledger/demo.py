@@ -41,6 +41,7 @@ LOOK_EVERY_S: Final = 0.5
 SAY_EVERY_S: Final = 5.0
 """Without a terminal there is no live table, but a line this often."""
 _MARKER: Final = "this-is-a-demo"
+_PROVIDERS: Final = ("openai", "anthropic", "gemini")
 _BILLED: Final = ("input_tokens", "output_tokens")
 _BUDGETS: Final = (
     ("Engineering", "--where", "team=engineering", "--amount", "500usd", "--per", "month"),
@@ -102,11 +103,11 @@ def _clear(directory: Path) -> None:
 
 
 def _with_fake_provider(wanted: Wanted, port: int) -> Wanted:
-    """Both providers are the fake one, and no real credential is used."""
+    """All providers are the fake one, and no real credential is used."""
     variables = set(credential_variables(stock_envoy_config(), wanted.providers).values())
     return replace(
         wanted,
-        providers=[Provider(name, "127.0.0.1", port, False) for name in ("openai", "anthropic")],
+        providers=[Provider(name, "127.0.0.1", port, False) for name in _PROVIDERS],
         only_these_providers=True,
         environment={n: v for n, v in wanted.environment.items() if n not in variables},
     )

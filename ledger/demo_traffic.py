@@ -132,6 +132,18 @@ CALLERS: Final = (
         output_tokens=40,
         pause_s=0.5,
     ),
+    Caller(
+        owner="lea@example.com",
+        team="finance",
+        agent="receipt-reader",
+        workload="month-end",
+        api="generate",
+        model="gemini-2.5-flash",
+        streamed=True,
+        input_tokens=3000,
+        output_tokens=120,
+        pause_s=0.5,
+    ),
 )
 
 
@@ -216,6 +228,12 @@ class Traffic:
 
 def request(caller: Caller, prompt: str, most: int) -> tuple[str, Mapping[str, Any]]:
     """The path and the body of one call, as the caller's SDK would send them."""
+    if caller.api == "generate":
+        method = "streamGenerateContent?alt=sse" if caller.streamed else "generateContent"
+        config = {"maxOutputTokens": most}
+        contents = [{"role": "user", "parts": [{"text": prompt}]}]
+        path = f"/gemini/v1beta/models/{caller.model}:{method}"
+        return path, {"contents": contents, "generationConfig": config}
     body: dict[str, Any] = {"model": caller.model}
     if caller.streamed:
         body["stream"] = True

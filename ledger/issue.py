@@ -114,7 +114,7 @@ def checked(request: KeyRequest, reserved: frozenset[str]) -> KeyRequest:
 def issue(session: Session, request: KeyRequest, *, who: str, why: str = "") -> IssuedKey:
     """Put a new key into the books. `request` was `checked`; the database checks again."""
     _must_be_at_work(session, request.agent)
-    key_id = "".join(secrets.choice(_KEY_ID_ALPHABET) for _ in range(KEY_ID_CHARS))
+    key_id = new_key_id()
     secret = "".join(secrets.choice(_SECRET_ALPHABET) for _ in range(SECRET_CHARS))
     text = f"tk-{key_id}-{secret}"
     [row] = session.run(
@@ -145,6 +145,11 @@ def _must_be_at_work(session: Session, agent: str | None) -> None:
         )
 
 
+def new_key_id() -> str:
+    """An id that no other key has."""
+    return "".join(secrets.choice(_KEY_ID_ALPHABET) for _ in range(KEY_ID_CHARS))
+
+
 def key_id_of(text: str) -> str:
     """The key id in what a person pasted: the id, or a whole key, whose secret is not looked at."""
     parts = text.strip().split("-")
@@ -152,12 +157,33 @@ def key_id_of(text: str) -> str:
 
 
 def find(session: Session, text: str) -> Row:
-    """The key's row, locked against other changes; raises RefusedError where there is none."""
+    """The key's row, locked against other changes; raises RefusedError where there is none.
+
+    The row of a key in quarantine has a `grace_until`. An imported key is found by its id, its
+    whole text or the SHA-256 of that.
+    """
     key_id = key_id_of(text)
-    rows = [] if "\0" in key_id else session.run("keys_one", key_id=key_id)
-    if not rows:
-        raise RefusedError(f"There is no key {key_id!r}; `ledger keys list` shows them all.")
-    return rows[0]
+    if rows := _rows(session, key_id):
+        return rows[0]
+    typed = text.strip()
+    digests = [hashlib.sha256(typed.encode("utf-8", "replace")).hexdigest(), typed.lower()]
+    for known in [] if "\0" in typed else session.run("keys_by_digest", digests=digests):
+        if rows := _rows(session, known["key_id"]):
+            return rows[0]
+    shown = key_id if len(key_id) <= 2 * KEY_ID_CHARS else f"{key_id[:4]}..."  # maybe a secret
+    raise RefusedError(f"There is no key {shown!r}; `ledger keys list` shows them all.")
+
+
+def _rows(session: Session, key_id: str) -> list[Row]:
+    if "\0" in key_id:
+        return []
+    found = session.run("keys_one", key_id=key_id)
+    return found or session.run("quarantined_one", key_id=key_id)
+
+
+def in_quarantine(row: Row) -> bool:
+    """Whether labels of this key are missing."""
+    return row.get("grace_until") is not None
 
 
 def set_status(
@@ -177,7 +203,8 @@ def set_status(
         raise RefusedError(f"The key {row['key_id']} is revoked for good; issue a new one.")
     what = "resumed" if status == "active" else status
     note(session, row["key_id"], who=who, what=what, why=why, detail=detail)
-    [changed] = session.run("keys_set_status", key_id=row["key_id"], status=status)
+    change = "quarantined_set_status" if in_quarantine(row) else "keys_set_status"
+    [changed] = session.run(change, key_id=row["key_id"], status=status)
     return changed
 
 
@@ -193,6 +220,7 @@ def set_limits(
     row = find(session, text)
     if row["status"] == "revoked":
         raise RefusedError(f"The key {row['key_id']} is revoked; issue a new one.")
+    must_have_labels(row)
     changes = {name: value for name, value in wanted.items() if value != row[name]}
     if not changes:
         return row
@@ -252,6 +280,16 @@ def may_rotate(old: Row) -> None:
         raise RefusedError(f"The key {old['key_id']} is revoked; issue a new one.")
     if old["status"] == "suspended":
         raise RefusedError(f"The key {old['key_id']} is suspended; resume it before you rotate it.")
+    must_have_labels(old)
+
+
+def must_have_labels(row: Row) -> None:
+    """Raises RefusedError where labels of this key are missing, and says what to do."""
+    if in_quarantine(row):
+        raise RefusedError(
+            f"The key {row['key_id']} is in quarantine; give it its labels first, with"
+            f" `ledger keys relabel {row['key_id']}`."
+        )
 
 
 def successor(

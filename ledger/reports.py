@@ -146,20 +146,24 @@ def result(row: Mapping[str, Any]) -> str:
 
 
 def key(row: Mapping[str, Any], now: datetime) -> Row:
-    """A key without anything secret. `status` says what a call with it meets now."""
+    """A key without anything secret. `status` says what a call with it meets now; that of a key
+    whose labels are missing is `quarantined`, whether its grace is over or not.
+    """
+    quarantined = row.get("grace_until") is not None and row["status"] == "active"
     expired = row["status"] != "revoked" and row["expires_at"] and row["expires_at"] <= now
     limit = row["max_spend_nanos"]
     return {
         **{name: row[name] for name in ("key_id", "owner", "team", "agent", "workload")},
         "customer": row["customer"],
         "labels": row["labels"],
-        "status": "expired" if expired else row["status"],
+        "status": "expired" if expired else "quarantined" if quarantined else row["status"],
         "expires_at": row["expires_at"],
         "max_spend_nanos": limit,
         "max_spend_usd": None if limit is None else usd_text(limit),
         **{name: row[name] for name in ("rpm", "tpm", "max_parallel")},
         **{name: row[name] for name in ("service_account", "customer_header")},
         "created_at": row["created_at"],
+        **{name: row[name] for name in _OF_IMPORTED_KEYS if row.get(name)},
     }
 
 
@@ -206,6 +210,17 @@ def tool(row: Mapping[str, Any]) -> Row:
 
 def _price(nanos: int | None) -> Row:
     return {"price_nanos": nanos, "price_usd": None if nanos is None else usd_text(nanos)}
+
+
+def change(row: Mapping[str, Any]) -> Row:
+    """A change on record; `changed` says it in words: `team: risk -> search`."""
+    detail = row["detail"]
+    before, after = detail.get("from"), detail.get("to")
+    parts = [f"{name}: {detail[name]}" for name in _SAID_OF_CHANGES if detail.get(name)]
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        names = [name for name in after if after[name] != before.get(name)]
+        parts += [f"{name}: {before.get(name) or '-'} -> {after[name] or '-'}" for name in names]
+    return {**row, "changed": ", ".join(parts)}
 
 
 def budget(granted: Budget) -> Row:
@@ -320,5 +335,7 @@ def _moment(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
+_SAID_OF_CHANGES: Final = ("name", "note", "replaced_by")
+_OF_IMPORTED_KEYS: Final = ("grace_until", "replaced_by", "name", "note")
 _TOKEN_UNITS: Final = ((10**9, "Btok"), (10**6, "Mtok"), (10**3, "ktok"), (1, "tok"))
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

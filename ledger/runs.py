@@ -15,6 +15,7 @@ from ledger.chains import (
     Audience,
     Chain,
     Root,
+    default_audience,
     mint,
     new_run_id,
 )
@@ -81,7 +82,7 @@ def start(
         run_id=new_run_id(random_bits),
         root=root,
         path=(root.key_id,),
-        audience=wanted.audience or (("team", root.team),),
+        audience=wanted.audience or default_audience(root),
         expires_at_us=micros(expires_at),
     )
     try:
@@ -172,6 +173,7 @@ def _root(key: Row, now: datetime) -> Root:
         raise RefusedError(f"The key {key['key_id']} is {key['status']}; it cannot start a run.")
     if key["expires_at"] is not None and key["expires_at"] <= now:
         raise RefusedError(f"The key {key['key_id']} has expired; it cannot start a run.")
+    issue.must_have_labels(key)
     return Root(**{name: key[name] for name in Root.__dataclass_fields__})
 
 

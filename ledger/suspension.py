@@ -59,13 +59,14 @@ def suspend_spenders(db: Database, events: Iterable[MeteredEvent]) -> list[str]:
 
 def _chosen(session: Session, budget: Budget, event: MeteredEvent) -> list[str]:
     columns, labels = _selected(budget) if _is_wide(budget) else ({"key_id": event.key_id}, {})
-    rows = session.run(
-        "keys_to_suspend",
-        key_id=event.key_id,
-        columns=Jsonb(columns),
-        labels=Jsonb(labels),
-        since=occurred_at(event),
-    )
+    wanted = {
+        "key_id": event.key_id,
+        "columns": Jsonb(columns),
+        "labels": Jsonb(labels),
+        "since": occurred_at(event),
+    }
+    rows = session.run("keys_to_suspend", **wanted)
+    rows += session.run("quarantined_to_suspend", **wanted)
     return [row["key_id"] for row in rows]
 
 

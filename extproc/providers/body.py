@@ -6,7 +6,7 @@ keep its other bytes.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -33,14 +33,19 @@ class Member(NamedTuple):
     end: int
 
 
+_NOWHERE: Final[Mapping[str, Member]] = {}
+
+
 class Written(NamedTuple):
     """A request object, and its size when written compactly in UTF-8. `compact`: it came so, hence
-    no name stands in it twice, at any depth.
+    no name stands in it twice, at any depth. `places`: where the named members stand, where it did
+    not come so.
     """
 
     fields: dict[str, Any]
     size_bytes: int
     compact: bool = False
+    places: Mapping[str, Member] = _NOWHERE
 
 
 def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
@@ -57,7 +62,7 @@ def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
         written = b""
     if written == body:  # as most clients write it; then nothing can be there twice
         return Written(request, len(body), compact=True)
-    seen = set()
+    seen: dict[str, Member] = {}
     for member in members(body):
         if member.name is None:
             return BadRequest("The request body is too deeply structured to be metered.")
@@ -65,8 +70,8 @@ def read_object(body: bytes, names: frozenset[str]) -> Written | BadRequest:
             says = f"The request body has `{member.name}` more than once; send it once."
             return BadRequest(says)
         if member.name in names:
-            seen.add(member.name)
-    return Written(request, len(written) or len(body))
+            seen[member.name] = member
+    return Written(request, len(written) or len(body), places=seen)
 
 
 def members(body: bytes) -> Iterator[Member]:
@@ -129,6 +134,17 @@ def _included(options: bytes) -> bytes:
     for _, start, end in reversed(found):
         options = options[:start] + b"true" + options[end:]
     return options
+
+
+def find_member(body: bytes, *names: str) -> Member | None:
+    """The last member of one of these names; one without a name where there is too much to read."""
+    found = None
+    for member in members(body):
+        if member.name is None:
+            return member
+        if member.name in names:
+            found = member
+    return found
 
 
 def set_member(body: bytes, path: tuple[str, ...], value: bytes) -> bytes:

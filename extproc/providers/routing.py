@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from extproc.events import Headers
-from extproc.providers import anthropic, azure, bedrock, compatible, openai
+from extproc.providers import anthropic, azure, bedrock, compatible, gemini, openai
 from extproc.providers.a2a import A2a
 from extproc.providers.mcp import Mcp
 from extproc.providers.shape import Answer, Api
@@ -20,6 +20,7 @@ APIS: Final[dict[str, Api]] = {
     "bedrock": bedrock,
     "mcp": Mcp(),
     "a2a": A2a(),
+    "gemini": gemini,
 }
 OWN_PROVIDER: Final = "tollkeeper"
 """What the route to the gateway's own API says, and its events: no provider is behind it."""

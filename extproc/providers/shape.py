@@ -22,7 +22,8 @@ class Asked:
     `operation`: where the body, not the path, says which API it is of. `fixed`: no maximum can be
     given to this request. `stamp` writes the event's id into a body, where the API has a place.
     `tool_name`: the tool that is called. `api`: who reads the answer and words a refusal, where
-    that depends on this very request.
+    that depends on this very request. `reasoning_tokens`: the reasoning that the request makes room
+    for, beside what its answer takes.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Asked:
     tool_name: str = ""
     api: "Api | None" = None
     prompt_cache_key: str = ""
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,10 @@ class Answer:
     will change.
 
     `output_bytes` counts generated text (UTF-8) of all choices: the basis of an estimate where
-    `usage` stays None. `failed`: the answer carries the API's error, whatever its HTTP status.
+    `usage` stays None, and so are those after `counted_bytes` where it is stated on the way.
+    `failed`: the answer carries the API's error, whatever its HTTP status. `finished`: the API has
+    said why it stops, but has no last word: more may come until the stream ends. `uncounted`: a
+    good answer of a kind that never says what was used.
     `performed`: whether a tool or an agent did its work, None where the answer has not said.
     `tools_ran`: tools of the provider's own, whose fee no price of tokens holds.
     """
@@ -66,8 +71,11 @@ class Answer:
     provider_cost_nanos: int | None = None
     service_tier: str = ""
     output_bytes: int = 0
+    counted_bytes: int = 0
     complete: bool = False
     failed: bool = False
+    finished: bool = False
+    uncounted: bool = False
     performed: bool | None = None
     tools_ran: bool = False
 

@@ -8,7 +8,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until told to stop."""
     parser = argparse.ArgumentParser(
         prog="python -m ledger.fake_provider",
-        description="A provider that bills nobody: OpenAI's, Anthropic's and Bedrock's APIs.",
+        description="A provider that bills nobody, in the formats of those that do.",
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)

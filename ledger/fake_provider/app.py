@@ -12,6 +12,7 @@ import orjson
 from ledger.fake_provider import (
     anthropic_api,
     bedrock_api,
+    gemini_api,
     media_api,
     openai_api,
     responses_api,
@@ -150,6 +151,8 @@ class _Call:
             return self._error(401, says), quiet
         if body is None:
             return self._error(413, "The request is larger than 64 MiB."), quiet
+        if self._method == "GET" and self._path.endswith("/models") and self._google:
+            return gemini_api.models(), quiet
         if self._method == "GET" and self._path.endswith("/models"):
             return openai_api.models(int(time.time())), quiet
         operation = _operation(self._method, self._path)
@@ -178,7 +181,13 @@ class _Call:
         named = bedrock_api.model_in(self._path)
         if named:
             most = bedrock_api.maximum(operation, named, document)
-        if operation in ("embeddings", "count_tokens"):
+        form = ""
+        if operation in gemini_api.METHODS.values():
+            named, asked = gemini_api.named(self._path)
+            most, choices = gemini_api.limits(document)
+            if asked == "streamGenerateContent":
+                form = "sse" if b"alt=sse" in self._query else "array"
+        if operation in ("embeddings", "gemini_embeddings", "count_tokens", "gemini_count"):
             most = 0
         if operation == "messages" and most is None:
             raise ValueError("max_tokens: Field required")
@@ -194,6 +203,8 @@ class _Call:
             created=int(time.time()),
             azure=azure,
             named=named,
+            choices=choices,
+            form=form,
         )
 
     def _mischief(self, asked: Asked, wishes: Directives) -> Reply:
@@ -219,10 +230,19 @@ class _Call:
     def _error(self, status: int, message: str) -> Reply:
         if bedrock_api.is_bedrock(self._path):
             return bedrock_api.error(status, message)
+        if self._google:
+            array = "streamGenerateContent" in self._path and b"alt=sse" not in self._query
+            return gemini_api.error(status, message, array=array)
         names = {name for name, _ in self._headers}
         if b"anthropic-version" in names or "/v1/messages" in self._path:
             return anthropic_api.error(status, message)
         return openai_api.error(status, message)
+
+    @property
+    def _google(self) -> bool:
+        """Whether the call speaks Google's own API."""
+        asked = gemini_api.named(self._path)[1] in gemini_api.METHODS
+        return asked or any(name == b"x-goog-api-client" for name, _ in self._headers)
 
     async def _deliver(self, reply: Reply, wishes: Directives) -> None:
         bill = self._open_bill(reply)
@@ -333,6 +353,12 @@ def _answer(asked: Asked) -> Reply:
         return anthropic_api.messages(asked)
     if asked.operation == "count_tokens":
         return anthropic_api.count_tokens(asked)
+    if asked.operation == "generate":
+        return gemini_api.generate(asked)
+    if asked.operation == "gemini_embeddings":
+        return gemini_api.embeddings(asked)
+    if asked.operation == "gemini_count":
+        return gemini_api.count_tokens(asked)
     if asked.operation == "responses":
         return responses_api.responses(asked)
     if asked.operation == "embeddings":
@@ -347,13 +373,15 @@ def _answer(asked: Asked) -> Reply:
 
 
 def _streams(asked: Asked) -> bool:
-    return asked.body.get("stream") is True or asked.operation.endswith("-stream")
+    asked_so = asked.body.get("stream") is True or asked.operation.endswith("-stream")
+    return asked_so or bool(asked.form)
 
 
 def _operation(method: str, path: str) -> str | None:
     if method != "POST":
         return None
-    return next((name for suffix, name in _OPERATIONS if path.endswith(suffix)), None)
+    found = gemini_api.METHODS.get(gemini_api.named(path)[1])
+    return found or next((name for suffix, name in _OPERATIONS if path.endswith(suffix)), None)
 
 
 async def _read_body(receive: Receive) -> bytes | None:

@@ -21,13 +21,15 @@ class DirectiveError(ValueError):
 class Directives:
     """The wishes of one request.
 
-    Tokens: `cached`, `cache_write`, `cache_write_1h`, `audio_input` and `extra_input` come on top
-    of the text's own input tokens; `reasoning` and `audio_output` are part of `output_tokens`.
+    Tokens: `cached`, `cache_write`, `cache_write_1h`, `audio_input`, `tool_input` and `extra_input`
+    come on top of the text's own input tokens; `reasoning` and `audio_output` are part of
+    `output_tokens`.
     Shape: `chunk_tokens` per SSE event, `chunk_bytes` cuts the bytes regardless of events,
     `delay_ms` between chunks, `first_delay_ms` before the first, `crlf` line ends, `compress`.
     Trouble: `status`, `html` or `null` instead of the answer, `hang` at `start` (no header leaves)
     or `middle` for `hang_s`, `close_after` that many chunks, an SSE `endless_line` or a gzip `bomb`
-    of that many bytes, `no_usage`, `stream_error` half-way, the name of another `model`.
+    of that many bytes, `no_usage`, `stream_error` half-way, the name of another `model`, a prompt
+    that is `blocked`.
     """
 
     output_tokens: int = 12
@@ -56,6 +58,8 @@ class Directives:
     no_usage: bool = False
     stream_error: bool = False
     model: str = ""
+    tool_input: int = 0
+    blocked: bool = False
 
 
 _LIMITS: Final[dict[str, float]] = {

@@ -42,7 +42,7 @@ class Reply:
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request that was understood. `azure`: the deployment's name, empty elsewhere; `named`: the
-    model, where its path names it.
+    model, where its path names it. `form` of a stream of Google's: `sse` or `array`.
     """
 
     operation: str
@@ -53,6 +53,8 @@ class Asked:
     created: int
     azure: str = ""
     named: str = ""
+    choices: int = 1
+    form: str = ""
 
     @property
     def model(self) -> str:

@@ -65,6 +65,7 @@ def count(text: str, wishes: Directives, max_output: int | None, choices: int = 
     """The bill of a call that is answered in full."""
     read = -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN) or 1
     on_top = wishes.cached + wishes.cache_write + wishes.cache_write_1h + wishes.audio_input
+    on_top += wishes.tool_input
     spoken = wishes.output_tokens if max_output is None else min(wishes.output_tokens, max_output)
     return Tokens(
         input_tokens=read + wishes.extra_input + on_top,

@@ -7,7 +7,13 @@ SELECT * FROM (
                'expires_at_us', (extract(epoch FROM expires_at) * 1000000)::bigint,
                'max_spend_nanos', max_spend_nanos, 'rpm', rpm, 'tpm', tpm, 'max_parallel', max_parallel,
                'service_account', service_account, 'customer_header', customer_header, 'version', version) AS document
-      FROM keys WHERE version > %(version)s
+      FROM (SELECT * FROM keys WHERE version > %(version)s ORDER BY version LIMIT %(most)s) AS labelled
+    UNION ALL
+    SELECT 'key:' || key_id, version, jsonb_build_object(
+               'key_id', key_id, 'sha256', sha256, 'owner', owner, 'team', team, 'agent', agent,
+               'workload', workload, 'customer', customer, 'labels', labels, 'status', status,
+               'grace_until_us', (extract(epoch FROM grace_until) * 1000000)::bigint, 'version', version)
+      FROM (SELECT * FROM quarantined_keys WHERE version > %(version)s ORDER BY version LIMIT %(most)s) AS quarantined
     UNION ALL
     SELECT 'budget:' || budget_id, version, document || jsonb_build_object(
                'budget_id', budget_id, 'name', name, 'counts_from', counts_from, 'removed', removed,

@@ -1,1 +1,3 @@
-SELECT DISTINCT jsonb_object_keys(labels) AS name FROM keys ORDER BY name LIMIT 200
+SELECT DISTINCT jsonb_object_keys(labels) AS name
+  FROM (SELECT labels FROM keys UNION ALL SELECT labels FROM quarantined_keys) AS every
+ ORDER BY name LIMIT 200

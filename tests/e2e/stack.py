@@ -25,7 +25,7 @@ from tests.e2e.fake import TOKENS, Fake
 from tests.e2e.processes import ROOT, command_line, descendants, stop, until
 
 Event = dict[str, Any]
-PROVIDERS = ("openai", "anthropic", "azure", "bedrock")
+PROVIDERS = ("openai", "anthropic", "azure", "bedrock", "gemini")
 DEAD = "dead"  # a provider where nobody listens
 EVENT_ID = "x-tollkeeper-event-id"
 COST = "x-tollkeeper-cost-usd"

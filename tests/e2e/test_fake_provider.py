@@ -7,6 +7,8 @@ import anthropic
 import httpx
 import openai
 import pytest
+from google import genai
+from google.genai import types
 
 from tests.e2e.fake import Fake
 from tests.e2e.processes import fake_provider
@@ -187,3 +189,54 @@ def test_an_unknown_directive_is_an_error(lone: Fake) -> None:
     )
     assert answer.status_code == 400
     assert "ouput" in answer.text
+
+
+@pytest.fixture
+def google(lone: Fake) -> Iterator[genai.Client]:
+    made = genai.Client(api_key="AIza-x", http_options=types.HttpOptions(base_url=lone.url))
+    yield made
+    made.close()
+
+
+def generation(**directives: object) -> types.GenerateContentConfig:
+    """What Google's SDK takes for one call."""
+    return types.GenerateContentConfig(http_options=types.HttpOptions(headers=wish(**directives)))
+
+
+def test_gemini_counts_thoughts_beside_its_output(google: genai.Client) -> None:
+    """And cached, sound and what tools gave back within or beside the prompt, as Google does."""
+    answer = google.models.generate_content(
+        model="gemini-2.5-flash",
+        contents=PROMPT,
+        config=generation(output_tokens=9, reasoning=4, cached=100, audio_input=8, tool_input=50),
+    )
+    usage = answer.usage_metadata
+    assert usage
+    assert usage.prompt_token_count == -(-len(PROMPT) // 4) + 108
+    assert usage.tool_use_prompt_token_count == 50
+    assert (usage.candidates_token_count, usage.thoughts_token_count) == (5, 4)
+    assert usage.total_token_count == -(-len(PROMPT) // 4) + 108 + 50 + 9
+    assert len((answer.text or "").split()) == 5
+
+
+def test_gemini_streams_in_two_forms(lone: Fake, google: genai.Client) -> None:
+    """Events as the SDK reads them, and one JSON array without `alt=sse`."""
+    asked = generation(output_tokens=7, reasoning=2)
+    model = "gemini-2.5-flash"
+    chunks = list(google.models.generate_content_stream(model=model, contents=PROMPT, config=asked))
+    assert len("".join(chunk.text or "" for chunk in chunks).split()) == 5
+    assert chunks[-1].usage_metadata
+    assert chunks[-1].usage_metadata.total_token_count == -(-len(PROMPT) // 4) + 7
+    body = {"contents": [{"parts": [{"text": PROMPT}]}]}
+    url = f"{lone.url}/v1beta/models/{model}:streamGenerateContent"
+    answer = httpx.post(url, json=body, headers=wish(output_tokens=7, chunk_bytes=5))
+    assert [set(element) >= {"candidates"} for element in answer.json()] == [True] * 8
+    failed = httpx.post(url, json=body, headers=wish(status=429))
+    assert [element["error"]["status"] for element in failed.json()] == ["RESOURCE_EXHAUSTED"]
+
+
+def test_gemini_lists_models_and_counts_tokens(google: genai.Client) -> None:
+    """Both are free, so neither leaves a bill."""
+    assert "models/gemini-2.5-flash" in [model.name for model in google.models.list()]
+    counted = google.models.count_tokens(model="gemini-2.5-flash", contents=PROMPT)
+    assert counted.total_tokens == -(-len(PROMPT) // 4)

@@ -103,6 +103,16 @@ def test_the_default_audience_is_the_roots_team() -> None:
     assert two.hop.audience == one.hop.audience
 
 
+def test_two_keys_without_a_team_have_none_in_common() -> None:
+    """Of an imported key the team may not be known: nobody continues its run unasked."""
+    policy = rules(team="")
+    one = came(PLANNER, policy, x_agent_chain=b"new")
+    assert one.hop is not None
+    assert one.hop.audience == (("key", IDS[PLANNER]),)
+    two = came(RESEARCHER, policy, x_agent_chain=one.token.encode())
+    assert two.who.columns["root_key_id"] == IDS[RESEARCHER]
+
+
 FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("malformed", {"token": "not.a"}),
     ("malformed", {"token": "x" * 3000}),

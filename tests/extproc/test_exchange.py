@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from hashlib import sha256
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,17 @@ from extproc.policy import Policy
 from extproc.providers.routing import Told
 from extproc.refusal import Refusal
 from ledger.event import MeteredEvent
-from tests.extproc.builders import KEY, NOW_US, answer, answer_headers, ask, body, budget, policy
+from tests.extproc.builders import (
+    KEY,
+    NOW_US,
+    answer,
+    answer_headers,
+    ask,
+    body,
+    budget,
+    key_document,
+    policy,
+)
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}
 ANSWER = {
@@ -401,3 +412,35 @@ def test_an_azure_deployment_is_priced_as_its_model() -> None:
 def test_an_exchange_that_never_began_leaves_no_event() -> None:
     """A stream without a message is no call."""
     assert start().close(NOW_US) is None
+
+
+def test_an_imported_key_calls_unchanged() -> None:
+    """A key of any text is taken off the request, and the call is its key's."""
+    rules = policy(sha256=sha256(b"sk-old").hexdigest())
+    exchange = start(rules)
+    reply = exchange.receive(ask(key="sk-old"), NOW_US)
+    assert isinstance(reply, Continue)
+    assert reply.remove_headers == ("authorization",)
+    exchange.receive(body(json.dumps(CHAT)), NOW_US)
+    assert event(exchange).team == "risk"
+    reply = start(rules).receive(ask("/openai/v1/models?key=sk-old&a=1", key=None), NOW_US)
+    assert not isinstance(reply, Respond)
+
+
+def test_a_relabelled_key_leaves_calls_under_way_as_they_were() -> None:
+    """A call that began before counts where its key's labels were, and the next one does not."""
+    search = budget(budget_id="b2", name="search", where=(("team", "search"),))
+    rules = policy(budget(), search)
+    under_way = admitted(rules)
+    rules.change("key:abcdefgh1234", key_document(team="search", version=9))
+    under_way.receive(answer_headers(), NOW_US)
+    under_way.receive(answer(json.dumps(ANSWER)), NOW_US)
+    before = under_way.close(NOW_US)
+    assert before is not None
+    assert before.event.team == "risk"
+    assert ":b1:" in str(before.counters[0])
+    later = admitted(rules)
+    after = later.close(NOW_US)
+    assert after is not None
+    assert after.event.team == "search"
+    assert ":b2:" in str(after.counters[0])

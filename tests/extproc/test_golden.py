@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extproc.providers import anthropic, azure, bedrock, compatible, openai
+from extproc.providers import anthropic, azure, bedrock, compatible, gemini, openai
 from extproc.providers.routing import Told, destination
 from extproc.providers.shape import Answer, Api, Asked
 from extproc.reading import FRAMINGS
@@ -21,9 +21,10 @@ from tests.extproc.test_sse import cut
 DATA = Path(__file__).parents[1] / "data"
 CASES = sorted(path.parent for path in DATA.glob("*/*/expected.json"))
 APIS: dict[str, Api] = {"openai": openai, "anthropic": anthropic, "azure": azure}
-APIS |= {"bedrock": bedrock, "compatible": compatible}
+APIS |= {"bedrock": bedrock, "gemini": gemini, "compatible": compatible}
 STREAMS = {
     "response.sse": "text/event-stream",
+    "response.array.json": "application/json",
     "response.eventstream": "application/vnd.amazon.eventstream",
 }
 """How a recorded stream is cut into events follows from the name of its file."""
@@ -89,7 +90,7 @@ def check(case: Path, answer: Answer) -> None:
     assert answer.response_id == expected["response_id"]
     assert answer.output_bytes == expected["output_bytes"]
     assert answer.provider_cost_nanos == expected.get("provider_cost_nanos")
-    assert answer.complete == (expected["ending"] != "cut")
+    assert (answer.complete or answer.finished) == (expected["ending"] != "cut")
     assert answer.failed == (expected["ending"] == "error")
 
 

@@ -53,7 +53,8 @@ def one_sentence(text: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["keys", "issue", "--help"], ["spend", "--help"]]
+    "arguments",
+    [["--help"], ["keys", "issue", "--help"], ["spend", "--help"], ["labels", "allow", "--help"]],
 )
 def test_starts_without_anything_heavy(arguments: list[str]) -> None:
     """Drivers, table printers and generated code load inside the commands that need them."""
@@ -170,6 +171,17 @@ def test_optional_labels_have_plain_names_of_their_own(cli: Cli, label: str, say
         ["budgets", "explain", "--key", "k", "--where", "team=a"],
         ["budgets", "raise", "b", "--by", "5", "--until", "7d"],
         budget("--time-zone", "Mars/Olympus"),
+        ["keys", "import", "keys.csv", "--grace", "soon"],
+        ["keys", "relabel", "k", "--why", "moved"],
+        ["keys", "relabel", "k", "--team", "a", "--why", " "],
+        ["keys", "relabel", "k", "--team", "a", "--unlabel", "team", "--why", "x"],
+        ["keys", "relabel", "k", "--team", "a", "--label", "team=b", "--why", "x"],
+        ["keys", "grace", "k", "--until", "2001-01-01", "--why", "x"],
+        ["keys", "rotate"],
+        ["keys", "rotate", "k", "--unlabelled"],
+        ["keys", "rotate", "k", "--team", "a"],
+        ["labels", "allow", "team"],
+        ["labels", "forbid", "team=a,,b"],
     ],
 )
 def test_bad_input_is_wrong_usage_in_one_sentence(cli: Cli, arguments: list[str]) -> None:
@@ -204,6 +216,11 @@ def test_unknown_options_and_commands_are_wrong_usage(cli: Cli) -> None:
         ["spend", "--by", "team"],
         ["audit"],
         ["migrate"],
+        ["keys", "backfill"],
+        ["keys", "untagged"],
+        ["keys", "relabel", "k", "--team", "a", "--why", "x"],
+        ["labels", "list"],
+        ["labels", "require", "cost_center"],
     ],
 )
 @pytest.mark.parametrize(

@@ -189,6 +189,16 @@ def test_every_route_to_a_provider_is_metered() -> None:
             assert "direct_response" in route
 
 
+def test_google_s_credential_is_its_own_header() -> None:
+    """And what a caller could hide a call's usage with is taken off on the way there."""
+    text = _configured("gemini=http://127.0.0.1:1/base", credentials=("GEMINI_API_KEY",))
+    assert "header: x-goog-api-key" in yaml.dump(_cluster(text, "gemini"))
+    route = _route(text, "gemini")
+    assert _told(route)["x-tollkeeper-provider"] == "gemini"
+    assert route["route"]["prefix_rewrite"] == "/base/"
+    assert "x-goog-fieldmask" in route["request_headers_to_remove"]
+
+
 @pytest.mark.parametrize("kind", ["mcp", "a2a"])
 def test_tools_and_agents_have_a_prefix_of_their_kind(kind: str) -> None:
     """The base URL itself and everything below it lead there, with a credential of its own."""

@@ -645,3 +645,38 @@ def test_an_arn_that_hides_its_model_has_no_price() -> None:
     """A setting says what is behind it; until then it is unpriced."""
     arn = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2c3"
     assert standard_table().lookup("bedrock", arn, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "usage", "nanos"),
+    [
+        # $0.30 in, $0.03 cached, $1 of sound, $2.50 out, thoughts included, a million tokens.
+        ("gemini-2.5-flash", Usage(input_tokens=1000, cache_read_tokens=400), 600 * 300 + 400 * 30),
+        ("gemini-2.5-flash", Usage(input_tokens=1000, audio_input_tokens=400), 580_000),
+        ("gemini-2.5-flash", Usage(output_tokens=100, reasoning_tokens=90), 100 * 2500),
+        # Up to 200,000 tokens of input, and the whole request beyond.
+        ("gemini-2.5-pro", Usage(input_tokens=200_000, output_tokens=10), 200_000 * 1250 + 100_000),
+        ("gemini-2.5-pro", Usage(input_tokens=200_001, output_tokens=10), 200_001 * 2500 + 150_000),
+        (
+            "gemini-2.5-pro",
+            Usage(input_tokens=300_000, cache_read_tokens=300_000, reasoning_tokens=5),
+            300_000 * 250,
+        ),
+        ("gemini-2.5-flash-preview-tts", Usage(output_tokens=9, audio_output_tokens=9), 90_000),
+        ("gemini-embedding-001", Usage(input_tokens=1000), 150_000),
+        ("gemini-2.0-flash-001", Usage(input_tokens=1000), 100_000),
+        ("models/gemini-3-pro-preview", Usage(input_tokens=200_001), 200_001 * 4000),
+        ("publishers/google/models/gemini-2.5-flash", Usage(input_tokens=10), 3000),
+    ],
+)
+def test_gemini_is_priced_by_tier_and_kind(model: str, usage: Usage, nanos: int) -> None:
+    """Long prompts, cached input, sound and thoughts, by the names that paths and answers use."""
+    assert cost_nanos(found("gemini", model), usage) == nanos
+
+
+def test_sound_from_the_cache_errs_on_the_dear_side() -> None:
+    """Usage does not say what is both, so the price of sound is taken, and the source says so."""
+    rates = found("gemini", "gemini-2.5-flash")
+    usage = Usage(input_tokens=100, audio_input_tokens=100, cache_read_tokens=100)
+    assert cost_nanos(rates, usage) == 100 * 1000
+    assert price_source(rates, usage) == "genai-prices, audio-not-cached-assumed"

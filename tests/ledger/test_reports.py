@@ -226,3 +226,31 @@ def test_csv_holds_nested_values_as_json() -> None:
         "2026-03-29T12:30:00.000000Z",
         "true",
     ]
+
+
+def test_a_quarantined_key_says_so_and_until_when() -> None:
+    """Whether its grace is over or not; what was decided about it comes first."""
+    row: dict[str, Any] = {
+        **dict.fromkeys(("owner", "team", "agent", "workload", "customer"), ""),
+        **dict.fromkeys(("expires_at", "max_spend_nanos", "rpm", "tpm", "max_parallel")),
+        "key_id": "k",
+        "labels": {},
+        "created_at": NOW,
+        "name": "old",
+        "note": "",
+        **dict.fromkeys(("service_account", "customer_header"), False),
+    }
+    shown = reports.key({**row, "status": "active", "grace_until": NOW}, NOW)
+    assert (shown["status"], shown["grace_until"], shown["name"]) == ("quarantined", NOW, "old")
+    assert "note" not in shown
+    shown = reports.key({**row, "status": "suspended", "grace_until": NOW}, NOW)
+    assert shown["status"] == "suspended"
+
+
+def test_a_change_says_from_what_to_what() -> None:
+    """Only what differs; an imported key's name, and what replaced it."""
+    detail = {"from": {"team": "a", "customer": None}, "to": {"team": "b", "customer": "acme"}}
+    says = reports.change({"detail": detail})["changed"]
+    assert says == "team: a -> b, customer: - -> acme"
+    assert reports.change({"detail": {"replaced_by": "k"}})["changed"] == "replaced_by: k"
+    assert reports.change({"detail": {"from": "x", "to": 3}})["changed"] == ""

@@ -1,0 +1,1 @@
+SELECT count(*) AS values FROM label_values WHERE label = %(label)s

@@ -1,0 +1,1 @@
+SELECT label, required, closed FROM label_rules WHERE label = %(label)s

@@ -1,0 +1,7 @@
+-- With the columns of a key: a quarantined one has no limits, and ends at its grace date.
+SELECT key_id, owner, team, agent, workload, customer, labels, status, NULL::timestamptz AS expires_at,
+       NULL::bigint AS max_spend_nanos, NULL::bigint AS rpm, NULL::bigint AS tpm, NULL::bigint AS max_parallel,
+       false AS service_account, false AS customer_header, created_at, version, grace_until, name, note, replaced_by
+  FROM quarantined_keys
+ WHERE key_id = %(key_id)s
+   FOR UPDATE
