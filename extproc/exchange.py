@@ -501,8 +501,7 @@ class Exchange:
         self._complete(answer)
         cut = not answer.complete and body.lstrip().startswith(b"{")
         readable = answer.usage is not None or answer.output_bytes > 0 or answer.uncounted
-        readable = readable or (call.silent and not cut)
-        readable = readable or answer.performed is not None
+        readable = readable or answer.performed is not None or (call.silent and not cut)
         if call.http_status >= 400 or answer.failed:
             call.outcome = "provider_error"
         elif readable:

@@ -17,8 +17,8 @@ from ledger.prices import Rates, cost_nanos, price_source
 
 FREE_METHODS: Final = ("GET", "HEAD", "OPTIONS", "DELETE")
 _FREE_ENDS: Final = (["messages", "count_tokens"], ["v1", "moderations"])
-_CANCELLED: Final = (["batches"], ["responses"])
 _FREE_METHODS: Final = (":counttokens", ":computetokens")
+_CANCELLED: Final = (["batches"], ["responses"])
 _SILENT: Final = ("images", "audio", "batches")
 """Operations whose good answers may not say what was used; what is not said has no known price."""
 _MAX_TEXT: Final = 200
@@ -275,7 +275,9 @@ def _is_free_end(parts: list[str]) -> bool:
         return True
     if parts[-1:] == ["cancel"] and parts[-3:-2] in _CANCELLED:
         return True
-    return parts[-2:] in _FREE_ENDS or bool(parts and parts[-1].endswith(_FREE_METHODS))
+    if parts[-2:-1] == ["models"] and parts[-1].endswith(_FREE_METHODS):
+        return True
+    return parts[-2:] in _FREE_ENDS
 
 
 def _price_per_call(call: Call) -> tuple[int, str]:
