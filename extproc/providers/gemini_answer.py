@@ -18,13 +18,13 @@ _COUNTS: Final = (
     "thoughtsTokenCount",
     "totalTokenCount",
 )
-_AUDIO: Final = {
+_DETAILS: Final = {
     "promptTokensDetails": "prompt",
     "promptTokenDetails": "prompt",  # as embeddings have it
     "toolUsePromptTokensDetails": "tools",
     "candidatesTokensDetails": "output",
 }
-_AUDIO_MODALITY: Final = ("AUDIO", 4)
+_MODALITIES: Final = {"audio": ("AUDIO", 4), "image": ("IMAGE", 2)}
 _MOST_CANDIDATES: Final = 1024
 _PICTURE_BYTES: Final = 5160  # 1,290 tokens, at four bytes of text to a token
 _AUDIO_BYTES_PER_BYTE: Final = 640  # base64 of 24 kHz PCM at 25 tokens a second, likewise
@@ -120,11 +120,11 @@ class GenerateStream:
 class _Counts:
     """The counts as last stated; what a block leaves out stays, and a zero undoes no input."""
 
-    __slots__ = ("_audio", "_said")
+    __slots__ = ("_parts", "_said")
 
     def __init__(self) -> None:
         self._said: dict[str, int] = {}
-        self._audio: dict[str, int] = {}
+        self._parts: dict[str, int] = {}
 
     def take(self, block: object) -> None:
         if type(block) is not dict:
@@ -133,13 +133,14 @@ class _Counts:
             number = count(block.get(name))
             if number or (number == 0 and (name not in self._said or name.startswith("cand"))):
                 self._said[name] = number
-        for name, kind in _AUDIO.items():
-            if details := sequence(block.get(name)):
-                self._audio[kind] = sum(
-                    count(detail.get("tokenCount")) or 0
-                    for detail in map(mapping, details)
-                    if detail.get("modality") in _AUDIO_MODALITY
-                )
+        for name, kind in _DETAILS.items():
+            if details := [mapping(detail) for detail in sequence(block.get(name))]:
+                for modality, names in _MODALITIES.items():
+                    self._parts[f"{kind} {modality}"] = sum(
+                        count(detail.get("tokenCount")) or 0
+                        for detail in details
+                        if detail.get("modality") in names
+                    )
 
     def usage(self) -> Usage | None:
         """None where nothing was stated."""
@@ -156,14 +157,18 @@ class _Counts:
         elif given + made < total:
             thought += total - given - made
             made = total - given
-        audio = self._audio
+        part = self._parts
+        heard = part.get("prompt audio", 0) + part.get("tools audio", 0)
+        seen = part.get("prompt image", 0) + part.get("tools image", 0)
         return Usage(
             input_tokens=given,
             cache_read_tokens=min(cached, given),
             output_tokens=made,
             reasoning_tokens=min(thought, made),
-            audio_input_tokens=min(audio.get("prompt", 0) + audio.get("tools", 0), given),
-            audio_output_tokens=min(audio.get("output", 0), made),
+            audio_input_tokens=min(heard, given),
+            audio_output_tokens=min(part.get("output audio", 0), made),
+            image_input_tokens=min(seen, given),
+            image_output_tokens=min(part.get("output image", 0), made),
         )
 
 

@@ -81,8 +81,8 @@ def test_the_order_at_one_instant_does_not_matter(calls: list[CachedCall], rando
     """Same calls, same times, any order of those that start together: the same splits."""
     shuffled = sorted(random.sample(calls, len(calls)), key=lambda each: each.at_us)
 
-    def key(one: Split) -> tuple[Any, ...]:
-        return one.event_id, one.nanos, sorted(one.parts.items(), key=repr)
+    def key(one: Split) -> str:
+        return repr((one.event_id, one.nanos, sorted(one.parts.items(), key=repr)))
 
     assert sorted(map(key, split(shuffled))) == sorted(map(key, split(calls)))
 
