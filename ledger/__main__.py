@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from ledger.cli import ledger
-from ledger.cli_session import Run
+from ledger.cli.command import ledger
+from ledger.cli.session import Run
 from ledger.settings import load
 
 

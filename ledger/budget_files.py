@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import yaml
 
-from ledger import cli_input
 from ledger.budgets import ON_EXCEED, PERIODS, UNSTATED, Budget
-from ledger.cli_input import InputError
+from ledger.cli import arguments
+from ledger.cli.arguments import InputError
 from ledger.grant import clean_name
 from ledger.issue import RefusedError
 from ledger.plans import DEFAULTS, FIELDS, entry
@@ -81,9 +81,9 @@ def _budget(value: Value, labels: Collection[str]) -> Budget:
     missing = [f for f in FIELDS if f not in DEFAULTS and value.get(f) is None]
     if missing:
         raise InputError(f"The budget lacks {' and '.join(missing)}.")
-    unit, amount = cli_input.amount(_text(value, "amount"))
+    unit, amount = arguments.amount(_text(value, "amount"))
     per, on_exceed = _choice(value, "per"), _choice(value, "on_exceed")
-    cli_input.rule(unit, per, on_exceed)
+    arguments.rule(unit, per, on_exceed)
     return Budget(
         budget_id="",
         name=clean_name(_text(value, "name")),
@@ -91,7 +91,7 @@ def _budget(value: Value, labels: Collection[str]) -> Budget:
         unit=unit,
         amount=amount,
         per=per,
-        time_zone=cli_input.time_zone(_text(value, "time_zone")),
+        time_zone=arguments.time_zone(_text(value, "time_zone")),
         on_exceed=on_exceed,
         unstated=_choice(value, "unstated"),
         alerts=_alerts(value.get("alerts")),
@@ -100,7 +100,7 @@ def _budget(value: Value, labels: Collection[str]) -> Budget:
 
 def _where(value: Value, labels: Collection[str]) -> tuple[tuple[str, str], ...]:
     if isinstance(value, str):
-        return () if value == _EVERYTHING else cli_input.selector([value], labels)
+        return () if value == _EVERYTHING else arguments.selector([value], labels)
     if not isinstance(value, dict) or not value:
         raise InputError(
             "where names the labels of the calls it counts, such as {team: risk}, or all."
@@ -123,7 +123,7 @@ def _alerts(value: Value) -> tuple[int, ...]:
     if value is None or value == []:
         return ()
     parts = value if isinstance(value, list) else [value]
-    return cli_input.alerts(",".join(str(part) for part in parts))
+    return arguments.alerts(",".join(str(part) for part in parts))
 
 
 def _choice(value: Mapping[str, Value], field: str) -> str:

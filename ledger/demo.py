@@ -238,8 +238,8 @@ def _ask(machine: Machine, title: str, *arguments: str) -> int:
 
 def _ledger(machine: Machine, *arguments: str) -> int:
     """Run a command of ours in this process; its exit code."""
-    from ledger.cli import ledger
-    from ledger.cli_session import Run
+    from ledger.cli.command import ledger
+    from ledger.cli.session import Run
     from ledger.settings import load
 
     command = ["--data-dir", str(machine.layout.data_dir), *arguments]

@@ -7,7 +7,7 @@ from hashlib import sha256
 from itertools import chain
 from typing import Final
 
-from ledger.cli_input import InputError
+from ledger.cli.arguments import InputError
 
 MAX_ROWS: Final = 1_000_000
 MAX_KEY_BYTES: Final = 4096

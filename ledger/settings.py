@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from ledger.cli_session import Refusal, Settings
+from ledger.cli.session import Refusal, Settings
 
 DEFAULT_DATA_DIR: Final = Path(".tollkeeper")
 DATA_DIR: Final = "TOLLKEEPER_DATA_DIR"

@@ -9,7 +9,7 @@ from typing import Any, Self
 from click.testing import CliRunner, Result
 
 from ledger.__main__ import open_run
-from ledger.cli import ledger
+from ledger.cli.command import ledger
 
 
 @dataclass(frozen=True)

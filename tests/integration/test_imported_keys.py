@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ledger.__main__ import open_run
-from ledger.cli import ledger
+from ledger.cli.command import ledger
 from tests.integration.books import NOW_US, Books, facts
 from tests.integration.cli_run import Cli
 from tests.integration.imported import csv_file, published

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ledger.__main__ import open_run
-from ledger.cli import ledger
+from ledger.cli.command import ledger
 
 NOBODY = "127.0.0.1:1"  # no service listens there
 HEAVY = ("psycopg", "psycopg_pool", "redis", "rich", "google.protobuf", "genai_prices", "grpc")

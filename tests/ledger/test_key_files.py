@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.cli_input import InputError
+from ledger.cli.arguments import InputError
 from ledger.key_files import BadRow, KeyFile, KeyRow
 
 NAMES = ("key", "sha256")

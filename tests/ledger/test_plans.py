@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ledger import budget_files, plans
 from ledger.budgets import ON_EXCEED, PERIODS, UNITS, UNSTATED, Budget, Raise
-from ledger.cli_input import InputError
+from ledger.cli.arguments import InputError
 from ledger.money import MAX_NANOS
 
 LABELS = ("team", "agent", "customer", "run", "cost_center")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ledger.cli_session import Refusal, Run, WrongUsage, format_option, hint, pass_run, show, who
+from ledger.cli.session import Refusal, Run, WrongUsage, format_option, hint, pass_run, show, who
 
 if TYPE_CHECKING:
     from ledger.db import Row

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ledger.cli_session import Run, WrongUsage, format_option, hint, pass_run
-from ledger.cli_standing import show_budgets, standings
+from ledger.cli.session import Run, WrongUsage, format_option, hint, pass_run
+from ledger.cli.standing import show_budgets, standings
 
 if TYPE_CHECKING:
     from ledger.db import Row as DbRow
@@ -44,7 +44,8 @@ def explain(
     Fits: how many more typical calls each has room for at this moment, which compares money with
     tokens and calls.
     """
-    from ledger import cli_input, grant, reports, spend
+    from ledger import grant, reports, spend
+    from ledger.cli import arguments
     from ledger.explain import binding, explained
     from ledger.tables import printable
 
@@ -54,7 +55,7 @@ def explain(
     with run.books() as db, db.transaction(snapshot=True) as session:
         names = reports.allowed(reports.SELECTOR_LABELS, spend.label_names(session))
         key = _key(session, key_text) if key_text is not None else None
-        labels = _labels(key) if key is not None else dict(cli_input.selector(where, names))
+        labels = _labels(key) if key is not None else dict(arguments.selector(where, names))
         if provider is not None:
             labels["provider"] = provider
         rows = session.run("budgets_list", name=None, limit=_ALL)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ledger.cli_publish import publish_now
-from ledger.cli_session import Run, format_option, pass_run, show, who
+from ledger.cli.publish import publish_now
+from ledger.cli.session import Run, format_option, pass_run, show, who
 
 if TYPE_CHECKING:
     from ledger.chains import SigningKey
@@ -43,12 +43,13 @@ def rotate_key(run: Run, grace: str, why: str, output: str) -> None:
 
     The new key signs as soon as every sidecar has it, some seconds from now.
     """
-    from ledger import cli_input, signing
+    from ledger import signing
+    from ledger.cli import arguments
     from ledger.reports import micros
 
-    given = cli_input.duration(grace)
+    given = arguments.duration(grace)
     if given > timedelta(microseconds=signing.MAX_GRACE_US):
-        raise cli_input.InputError("No chain is older than 24h; write a --grace of at most 24h.")
+        raise arguments.InputError("No chain is older than 24h; write a --grace of at most 24h.")
     now_us = micros(datetime.now(UTC))
     with run.books() as db:
         with db.transaction() as session:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ledger.cli_session import show
+from ledger.cli.session import show
 
 if TYPE_CHECKING:
     from ledger.run_trees import Hop

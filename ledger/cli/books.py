@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ledger.cli_session import Refusal, Run, format_option, pass_run, show
+from ledger.cli.session import Refusal, Run, format_option, pass_run, show
 
 
 @click.command()

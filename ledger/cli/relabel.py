@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ledger.cli_publish import publish_now
-from ledger.cli_session import Run, format_option, hint, pass_run, show, who
+from ledger.cli.publish import publish_now
+from ledger.cli.session import Run, format_option, hint, pass_run, show, who
 
 if TYPE_CHECKING:
     from ledger.tables import Column
@@ -45,21 +45,22 @@ def relabel(
 
     A key in quarantine whose labels are then complete leaves it.
     """
-    from ledger import cli_input, labelling, reports
     from ledger import issue as issuing
+    from ledger import labelling, reports
+    from ledger.cli import arguments
 
     if not why.strip():
-        raise cli_input.InputError("--why is blank; say why the labels change.")
+        raise arguments.InputError("--why is blank; say why the labels change.")
     given = dict(zip((*_FOUR, "customer"), (owner, team, agent, workload, customer), strict=True))
     wanted: dict[str, str | None] = {n: v for n, v in given.items() if v is not None}
-    for name, value in cli_input.pairs(labels, "--label").items():
+    for name, value in arguments.pairs(labels, "--label").items():
         if wanted.setdefault(name, value) != value:
-            raise cli_input.InputError(f"--label names {name}, and --{name} does too; give one.")
+            raise arguments.InputError(f"--label names {name}, and --{name} does too; give one.")
     for name in unlabel:
         if wanted.setdefault(name.strip(), None) is not None:
-            raise cli_input.InputError(f"{name} cannot be given and taken away at once.")
+            raise arguments.InputError(f"{name} cannot be given and taken away at once.")
     if not wanted:
-        raise cli_input.InputError(
+        raise arguments.InputError(
             "Say which label to change: --owner, --team, --agent, --workload, --customer, --label"
             " or --unlabel."
         )
@@ -87,12 +88,13 @@ def relabel(
 @pass_run
 def grace(run: Run, key_id: str, until: str, why: str, output: str) -> None:
     """Move the date until which a key in quarantine may call."""
-    from ledger import cli_input, labelling, reports
     from ledger import issue as issuing
+    from ledger import labelling, reports
+    from ledger.cli import arguments
 
     if not why.strip():
-        raise cli_input.InputError("--why is blank; say why the grace date moves.")
-    grace_until = cli_input.expiry(until, datetime.now(UTC))
+        raise arguments.InputError("--why is blank; say why the grace date moves.")
+    grace_until = arguments.expiry(until, datetime.now(UTC))
     with run.books() as db:
         with db.transaction() as session:
             row = issuing.find(session, key_id)

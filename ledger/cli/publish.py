@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ledger.cli_session import Refusal, Run, hint, sentence_for
+from ledger.cli.session import Refusal, Run, hint, sentence_for
 
 if TYPE_CHECKING:
     from ledger.db import Database

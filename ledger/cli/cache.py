@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ledger.cli_session import Refusal, Run, format_option, hint, pass_run, show
-from ledger.cli_spend import asked_question, since_option, until_option, where_option
+from ledger.cli.session import Refusal, Run, format_option, hint, pass_run, show
+from ledger.cli.spend import asked_question, since_option, until_option, where_option
 
 if TYPE_CHECKING:
     from ledger.tables import Column
@@ -51,8 +51,9 @@ def cache(
     OpenAI bills no cache writes, so there is nothing to split: the first call pays plain input, and
     that stays with its caller.
     """
-    from ledger import cli_input, reports, shared_context
+    from ledger import reports, shared_context
     from ledger import spend as books
+    from ledger.cli import arguments
 
     most = shared_context.MAX_GROUPS
     with run.books() as db, db.transaction(snapshot=True) as session:
@@ -61,7 +62,7 @@ def cache(
         dimensions = reports.allowed(
             reports.ROLLUP_DIMENSIONS, reports.TIME_DIMENSIONS, reports.EVENT_DIMENSIONS, labels
         )
-        question = replace(asked, by=cli_input.dimensions(by, dimensions))
+        question = replace(asked, by=arguments.dimensions(by, dimensions))
         spent = reports.spend(question, books.spend(session, question, most), most)
         if spent.truncated:
             raise Refusal(f"That is more than {most:,} groups; ask --by something coarser.")

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ledger.cli_publish import publish_now
-from ledger.cli_run_tree import draw, show_facts, show_runs
-from ledger.cli_session import Refusal, Run, format_option, hint, pass_run, show, who
+from ledger.cli.publish import publish_now
+from ledger.cli.run_tree import draw, show_facts, show_runs
+from ledger.cli.session import Refusal, Run, format_option, hint, pass_run, show, who
 
 if TYPE_CHECKING:
     from ledger.budgets import Budget
@@ -59,15 +59,15 @@ def start(
     """
     import secrets
 
-    from ledger import cli_input
     from ledger import runs as running
     from ledger.chains import parse_audience
+    from ledger.cli import arguments
 
     try:
         chosen = parse_audience(audience)
     except ValueError as error:
-        raise cli_input.InputError(f"--audience: {error}") from None
-    unit, amount = cli_input.amount(budget) if budget else ("", None)
+        raise arguments.InputError(f"--audience: {error}") from None
+    unit, amount = arguments.amount(budget) if budget else ("", None)
     wanted = running.Start(
         key=key, audience=chosen, ttl=_ttl(ttl), name=name, unit=unit, amount=amount
     )
@@ -113,16 +113,16 @@ def list_runs(run: Run, since: str, where: tuple[str, ...], limit: int, output: 
     Those that were started, here or at the gateway, and those that callers named: a trace, a
     session of Claude Code or Codex. Calls and cost are all of a run's, whenever they were made.
     """
-    from ledger import cli_input
+    from ledger.cli import arguments
     from ledger.reports import usd_text
     from ledger.tables import Column
 
-    chosen = dict(cli_input.selector(where, _ROOTS))
+    chosen = dict(arguments.selector(where, _ROOTS))
     now = datetime.now(UTC)
     with run.books() as db:
         rows = db.run(
             "runs_list",
-            since=cli_input.moment(since, now),
+            since=arguments.moment(since, now),
             limit=limit + 1,
             **{name: chosen.get(name) for name in _ROOTS},
         )
@@ -187,12 +187,12 @@ def end(run: Run, run_id: str, why: str, output: str) -> None:
 
 
 def _ttl(text: str) -> timedelta:
-    from ledger import cli_input
     from ledger.chains import MAX_TTL_S
+    from ledger.cli import arguments
 
-    ttl = cli_input.duration(text)
+    ttl = arguments.duration(text)
     if not timedelta(0) < ttl <= timedelta(seconds=MAX_TTL_S):
-        raise cli_input.InputError(
+        raise arguments.InputError(
             f"A run is open for at most {MAX_TTL_S // 3600}h, not {text}; start another one then."
         )
     return ttl

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ledger.cli_key_files import complain, opened, progress
-from ledger.cli_publish import publish_now
-from ledger.cli_session import Refusal, Run, format_option, hint, pass_run, show, who
+from ledger.cli.key_files import complain, opened, progress
+from ledger.cli.publish import publish_now
+from ledger.cli.session import Refusal, Run, format_option, hint, pass_run, show, who
 
 if TYPE_CHECKING:
     from ledger.db import Database

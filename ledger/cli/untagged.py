@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ledger.cli_session import Run, format_option, pass_run, show
+from ledger.cli.session import Run, format_option, pass_run, show
 
 if TYPE_CHECKING:
     from ledger.tables import Column
@@ -26,10 +26,10 @@ def untagged(run: Run, since: str, per: str, output: str) -> None:
     Only imported keys can lack labels, and only until their grace date. Labels change nothing
     about calls that were made without them.
     """
-    from ledger import cli_input
+    from ledger.cli import arguments
 
     now = datetime.now(UTC)
-    start = cli_input.moment(since, now).replace(minute=0, second=0, microsecond=0)
+    start = arguments.moment(since, now).replace(minute=0, second=0, microsecond=0)
     with run.books() as db, db.transaction(snapshot=True) as session:
         spent = session.run("untagged_spend", since=start, per=per)
         [every] = session.run("untagged_of", since=start)

@@ -7,27 +7,27 @@ from typing import Any, Final
 
 import click
 
-from ledger.cli_session import Run, sentence_for
+from ledger.cli.session import Run, sentence_for
 
 # Command -> where it is and what it does; imported when it runs, so that each starts fast.
 _PARTS: Final = {
-    "up": ("ledger.cli_up:up", "Run all of Tollkeeper on this machine."),
-    "keys": ("ledger.cli_keys:keys", "Issue, list and end keys."),
-    "agents": ("ledger.cli_agents:agents", "Register agents; suspend and retire them."),
-    "tools": ("ledger.cli_tools:tools", "What calls of tools cost, and which were called."),
-    "labels": ("ledger.cli_labels:labels", "Which labels keys must have, and their values."),
-    "budgets": ("ledger.cli_budgets:budgets", "Set budgets and see what is left."),
-    "alerts": ("ledger.cli_alerts:alerts", "What was said of budgets, and whom it is sent to."),
-    "wallets": ("ledger.cli_wallets:wallets", "Prepaid credit: pay in, see what is left."),
-    "spend": ("ledger.cli_spend:spend", "Who spent how much, by whatever you ask."),
-    "cache": ("ledger.cli_cache:cache", "What cached context costs, shared over its readers."),
-    "events": ("ledger.cli_spend:events", "The metered calls, newest first."),
-    "reconcile": ("ledger.cli_reconcile:reconcile", "Compare what is kept twice, and repair it."),
-    "audit": ("ledger.cli_books:audit", "Prove that the books are whole and consistent."),
-    "runs": ("ledger.cli_runs:runs", "Runs of agents: start, see what each cost, end."),
-    "chains": ("ledger.cli_chains:chains", "What signs chains, and who pays for them."),
-    "migrate": ("ledger.cli_books:migrate", "Create or update the tables in PostgreSQL."),
-    "write": ("ledger.cli_books:write", "Run the writer: events from Redis into the books."),
+    "up": ("ledger.cli.up:up", "Run all of Tollkeeper on this machine."),
+    "keys": ("ledger.cli.keys:keys", "Issue, list and end keys."),
+    "agents": ("ledger.cli.agents:agents", "Register agents; suspend and retire them."),
+    "tools": ("ledger.cli.tools:tools", "What calls of tools cost, and which were called."),
+    "labels": ("ledger.cli.labels:labels", "Which labels keys must have, and their values."),
+    "budgets": ("ledger.cli.budgets:budgets", "Set budgets and see what is left."),
+    "alerts": ("ledger.cli.alerts:alerts", "What was said of budgets, and whom it is sent to."),
+    "wallets": ("ledger.cli.wallets:wallets", "Prepaid credit: pay in, see what is left."),
+    "spend": ("ledger.cli.spend:spend", "Who spent how much, by whatever you ask."),
+    "cache": ("ledger.cli.cache:cache", "What cached context costs, shared over its readers."),
+    "events": ("ledger.cli.spend:events", "The metered calls, newest first."),
+    "reconcile": ("ledger.cli.reconcile:reconcile", "Compare what is kept twice, and repair it."),
+    "audit": ("ledger.cli.books:audit", "Prove that the books are whole and consistent."),
+    "runs": ("ledger.cli.runs:runs", "Runs of agents: start, see what each cost, end."),
+    "chains": ("ledger.cli.chains:chains", "What signs chains, and who pays for them."),
+    "migrate": ("ledger.cli.books:migrate", "Create or update the tables in PostgreSQL."),
+    "write": ("ledger.cli.books:write", "Run the writer: events from Redis into the books."),
 }
 
 

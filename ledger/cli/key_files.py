@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 import click
 
-from ledger.cli_session import Refusal, hint
+from ledger.cli.session import Refusal, hint
 
 if TYPE_CHECKING:
     from ledger.imports import Outcome
@@ -25,7 +25,7 @@ _STDIN: Final = "-"
 def opened(file: str, names: Collection[str]) -> "Iterator[KeyFile]":
     """The file of that name, or the pipe; its columns other than `names` must be labels."""
     from ledger import issue, reports
-    from ledger.cli_input import InputError
+    from ledger.cli.arguments import InputError
     from ledger.key_files import KeyFile
 
     source = sys.stdin.buffer if file == _STDIN else _open(Path(file))

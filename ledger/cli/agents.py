@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ledger.cli_publish import publish_now
-from ledger.cli_session import Run, format_option, hint, pass_run, show, who
+from ledger.cli.publish import publish_now
+from ledger.cli.session import Run, format_option, hint, pass_run, show, who
 
 if TYPE_CHECKING:
     from ledger.db import Row
@@ -114,14 +114,14 @@ def set_agent(
 ) -> None:
     """Change what is registered of an agent."""
     from ledger import agents as registry
-    from ledger import cli_input
+    from ledger.cli import arguments
 
     given = {"team": team, "owner": owner, "purpose": purpose}
     wanted: dict[str, Any] = {n: value for n, value in given.items() if value is not None}
     if price_per_call is not None:
         wanted["price_nanos"] = _price(price_per_call)
     if not wanted:
-        raise cli_input.InputError(
+        raise arguments.InputError(
             "Say what to set: --team, --owner, --purpose or --price-per-call."
         )
     with run.books() as db:
@@ -172,7 +172,7 @@ def _set_status(run: Run, name: str, status: str, why: str, output: str) -> None
 
 
 def _price(text: str | None) -> int | None:
-    from ledger.cli_input import price
+    from ledger.cli.arguments import price
 
     return None if text is None or text == _NO_PRICE else price(text)
 

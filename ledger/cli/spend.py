@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ledger.cli_session import Run, format_option, hint, pass_run, show
+from ledger.cli.session import Run, format_option, hint, pass_run, show
 
 if TYPE_CHECKING:
     from ledger.reports import Question
@@ -58,8 +58,9 @@ def spend(
     a call is split between two teams each has its half of the cost, and the calls and tokens stand
     in the caller's row alone, so that every column adds up to its total.
     """
-    from ledger import cli_input, reports
+    from ledger import reports
     from ledger import spend as books
+    from ledger.cli import arguments
 
     with run.books() as db, db.transaction(snapshot=True) as session:
         labels = books.label_names(session)
@@ -67,7 +68,7 @@ def spend(
         dimensions = reports.allowed(
             reports.ROLLUP_DIMENSIONS, reports.TIME_DIMENSIONS, reports.EVENT_DIMENSIONS, labels
         )
-        question = replace(asked, by=cli_input.dimensions(by, dimensions))
+        question = replace(asked, by=arguments.dimensions(by, dimensions))
         answer = reports.spend(question, books.spend(session, question, limit), limit)
     document = {
         "by": question.by,
@@ -135,17 +136,18 @@ def asked_question(
     since: str | None, until: str | None, where: tuple[str, ...], labels: list[str]
 ) -> "Question":
     """What --since, --until and --where ask for."""
-    from ledger import cli_input, reports
+    from ledger import reports
+    from ledger.cli import arguments
 
     now = datetime.now(UTC)
     names = reports.allowed(
         reports.ROLLUP_DIMENSIONS, reports.FILTERS, reports.EVENT_DIMENSIONS, labels
     )
-    start = cli_input.moment(since, now) if since else None
-    end = cli_input.moment(until, now) if until else None
+    start = arguments.moment(since, now) if since else None
+    end = arguments.moment(until, now) if until else None
     if start and end and start >= end:
-        raise cli_input.InputError("--since must lie before --until.")
-    return reports.Question(where=cli_input.selector(where, names), since=start, until=end)
+        raise arguments.InputError("--since must lie before --until.")
+    return reports.Question(where=arguments.selector(where, names), since=start, until=end)
 
 
 def _spend_columns(question: "Question") -> "list[Column]":

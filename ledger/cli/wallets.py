@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ledger.cli_publish import publish_now
-from ledger.cli_session import Run, WrongUsage, format_option, hint, pass_run, show, who
-from ledger.cli_standing import standings
+from ledger.cli.publish import publish_now
+from ledger.cli.session import Run, WrongUsage, format_option, hint, pass_run, show, who
+from ledger.cli.standing import standings
 
 if TYPE_CHECKING:
     from ledger.balances import Wallet
@@ -54,14 +54,15 @@ def create(
     run: Run, name: str, where: tuple[str, ...], alert_below: str | None, output: str
 ) -> None:
     """Open the wallet NAME. Its calls are refused (402) until it is topped up."""
-    from ledger import balances, cli_input, credit, grant, reports, spend
+    from ledger import balances, credit, grant, reports, spend
+    from ledger.cli import arguments
 
     clean_name = grant.clean_name(name)
-    least = cli_input.credit(alert_below) if alert_below is not None else None
+    least = arguments.credit(alert_below) if alert_below is not None else None
     with run.books() as db:
         with db.transaction() as session:
             names = reports.allowed(reports.SELECTOR_LABELS, spend.label_names(session))
-            chosen = cli_input.selector(where, names)
+            chosen = arguments.selector(where, names)
             made = credit.create(session, clean_name, chosen, alert_below_nanos=least, who=who())
         publish_now(run, db)
     _show_one(balances.wallet(made), output)
@@ -74,9 +75,10 @@ def create(
 @pass_run
 def set_alert(run: Run, name: str, alert_below: str, output: str) -> None:
     """Change below which balance of the wallet NAME somebody is told."""
-    from ledger import balances, cli_input, credit
+    from ledger import balances, credit
+    from ledger.cli import arguments
 
-    least = None if alert_below == "none" else cli_input.credit(alert_below)
+    least = None if alert_below == "none" else arguments.credit(alert_below)
     with run.books() as db, db.transaction() as session:
         changed = credit.set_alert(session, name, least)
     _show_one(balances.wallet(changed), output)
@@ -94,9 +96,10 @@ def top_up(
     run: Run, name: str, amount: str, reference: str, against: str, why: str, output: str
 ) -> None:
     """Pay into the wallet NAME. With a --reference it is safe to repeat."""
-    from ledger import cli_input, credit
+    from ledger import credit
+    from ledger.cli import arguments
 
-    nanos = cli_input.credit(amount)
+    nanos = arguments.credit(amount)
     payment = _payment(nanos, against, reference, why)
     with run.books() as db:
         with db.transaction() as session:
@@ -118,9 +121,10 @@ def withdraw(
     run: Run, name: str, amount: str, reference: str, against: str, why: str, output: str
 ) -> None:
     """Pay out of the wallet NAME what is neither spent nor held by calls in flight."""
-    from ledger import cli_input, credit
+    from ledger import credit
+    from ledger.cli import arguments
 
-    nanos = cli_input.credit(amount)
+    nanos = arguments.credit(amount)
     payment = _payment(-nanos, against, reference, why)
     with run.books() as db, run.counters() as client:
         with db.transaction() as session:

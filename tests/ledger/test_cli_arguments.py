@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger import cli_input
 from ledger.budgets import UNITS
-from ledger.cli_input import InputError
+from ledger.cli import arguments
+from ledger.cli.arguments import InputError
 from ledger.money import MAX_NANOS, NANOS_PER_USD
 from ledger.reports import amount_text, selector_text, usd_text
 
@@ -24,13 +24,13 @@ values = st.text(
 @given(st.sampled_from(UNITS), amounts)
 def test_an_amount_reads_back_as_it_is_shown(unit: str, number: int) -> None:
     """No digit is lost on the way to a person and back."""
-    assert cli_input.amount(amount_text(unit, number)) == (unit, number)
+    assert arguments.amount(amount_text(unit, number)) == (unit, number)
 
 
 @given(amounts)
 def test_dollars_read_back_as_they_are_shown(nanos: int) -> None:
     """A lifetime limit is exact to the nanodollar, and its text never has an exponent."""
-    assert cli_input.usd(usd_text(nanos)) == nanos
+    assert arguments.usd(usd_text(nanos)) == nanos
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_dollars_read_back_as_they_are_shown(nanos: int) -> None:
 )
 def test_reads_amounts(text: str, unit: str, number: int) -> None:
     """Dollars become nanodollars; k, M and B are thousands, millions and billions of tokens."""
-    assert cli_input.amount(text) == (unit, number)
+    assert arguments.amount(text) == (unit, number)
 
 
 @pytest.mark.parametrize(
@@ -77,17 +77,17 @@ def test_reads_amounts(text: str, unit: str, number: int) -> None:
 def test_refuses_other_amounts(text: str) -> None:
     """Nothing is guessed and nothing is rounded."""
     with pytest.raises(InputError, match=r"\.$"):
-        cli_input.amount(text)
+        arguments.amount(text)
 
 
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     """No text ends in another error than the one that says what is wrong."""
-    readers = (cli_input.amount, cli_input.usd, cli_input.duration, cli_input.alerts)
-    for read in (*readers, cli_input.credit):
+    readers = (arguments.amount, arguments.usd, arguments.duration, arguments.alerts)
+    for read in (*readers, arguments.credit):
         with suppress(InputError):
             read(text)
-    for at in (cli_input.moment, cli_input.expiry):
+    for at in (arguments.moment, arguments.expiry):
         with suppress(InputError):
             assert at(text, NOW).tzinfo is not None
 
@@ -95,8 +95,8 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 @given(st.dictionaries(names, values, max_size=4))
 def test_a_selector_reads_back_as_it_is_shown(where: dict[str, str]) -> None:
     """Commas inside values survive, and the order does not matter."""
-    chosen = cli_input.selector([selector_text(where.items())], list(where))
-    again = cli_input.selector([selector_text(chosen)], list(where))
+    chosen = arguments.selector([selector_text(where.items())], list(where))
+    again = arguments.selector([selector_text(chosen)], list(where))
     assert again == chosen
     assert dict(chosen).keys() == where.keys()
 
@@ -104,11 +104,11 @@ def test_a_selector_reads_back_as_it_is_shown(where: dict[str, str]) -> None:
 def test_a_selector_may_be_given_in_parts() -> None:
     """`--where a=1,b=2` and `--where a=1 --where b=2` are the same."""
     allowed = ("team", "agent")
-    whole = cli_input.selector(["team=risk,agent=triage"], allowed)
+    whole = arguments.selector(["team=risk,agent=triage"], allowed)
     assert whole == (("agent", "triage"), ("team", "risk"))
-    assert cli_input.selector(["agent=triage", "team=risk"], allowed) == whole
-    assert cli_input.selector(["team=Ops\\, EU"], allowed) == (("team", "Ops, EU"),)
-    assert cli_input.selector(["all"], allowed) == ()
+    assert arguments.selector(["agent=triage", "team=risk"], allowed) == whole
+    assert arguments.selector(["team=Ops\\, EU"], allowed) == (("team", "Ops, EU"),)
+    assert arguments.selector(["all"], allowed) == ()
 
 
 @pytest.mark.parametrize(
@@ -127,16 +127,16 @@ def test_a_selector_may_be_given_in_parts() -> None:
 def test_refuses_other_selectors(where: str, says: str) -> None:
     """A budget that would match nothing, or something else, is not set."""
     with pytest.raises(InputError, match=says):
-        cli_input.selector([where], ("team", "agent"))
+        arguments.selector([where], ("team", "agent"))
 
 
 @pytest.mark.parametrize("text", ["100usd", "$100", "100", "100.00"])
 def test_credit_is_dollars(text: str) -> None:
     """With or without their unit; an amount of tokens is none."""
-    assert cli_input.credit(text) == 100 * NANOS_PER_USD
+    assert arguments.credit(text) == 100 * NANOS_PER_USD
     for wrong in ("0", "5tok", "-5", "five"):
         with pytest.raises(InputError, match=r"\.$"):
-            cli_input.credit(wrong)
+            arguments.credit(wrong)
 
 
 @pytest.mark.parametrize(
@@ -151,24 +151,24 @@ def test_credit_is_dollars(text: str) -> None:
 )
 def test_a_raise_ends_by_the_clock_of_its_budget(text: str, zone: str, end: datetime) -> None:
     """A date is its first instant where the budget's days begin."""
-    assert cli_input.until(text, NOW, zone) == end
+    assert arguments.until(text, NOW, zone) == end
 
 
 @pytest.mark.parametrize("text", ["", "soon", "0d", "2026-03-01", "2026-13-01", "0001-01-01"])
 def test_refuses_other_ends(text: str) -> None:
     """What has passed would raise nothing."""
     with pytest.raises(InputError, match=r"\.$"):
-        cli_input.until(text, NOW, "Asia/Tokyo")
+        arguments.until(text, NOW, "Asia/Tokyo")
 
 
 def test_dimensions_are_taken_in_order_and_once() -> None:
     """The columns of a report are those asked for."""
     allowed = ("team", "agent", "day")
-    assert cli_input.dimensions(["day,team", "day"], allowed) == ("day", "team")
+    assert arguments.dimensions(["day,team", "day"], allowed) == ("day", "team")
     with pytest.raises(InputError, match="allowed are team, agent, day"):
-        cli_input.dimensions(["teams"], allowed)
+        arguments.dimensions(["teams"], allowed)
     with pytest.raises(InputError, match="names no dimension"):
-        cli_input.dimensions([" , "], allowed)
+        arguments.dimensions([" , "], allowed)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_dimensions_are_taken_in_order_and_once() -> None:
 )
 def test_reads_moments(text: str, moment: datetime) -> None:
     """How long ago, a date, or a time; UTC where nothing else is said."""
-    assert cli_input.moment(text, NOW) == moment
+    assert arguments.moment(text, NOW) == moment
 
 
 @pytest.mark.parametrize(
@@ -192,25 +192,25 @@ def test_reads_moments(text: str, moment: datetime) -> None:
 def test_refuses_other_moments(text: str) -> None:
     """The sentence shows the forms that are read."""
     with pytest.raises(InputError, match="2026-01-31"):
-        cli_input.moment(text, NOW)
+        arguments.moment(text, NOW)
 
 
 def test_an_expiry_lies_ahead() -> None:
     """A key that is born expired is a mistake."""
-    assert cli_input.expiry("90d", NOW) == NOW + timedelta(days=90)
-    assert cli_input.expiry("2027-01-01", NOW) == datetime(2027, 1, 1, tzinfo=UTC)
+    assert arguments.expiry("90d", NOW) == NOW + timedelta(days=90)
+    assert arguments.expiry("2027-01-01", NOW) == datetime(2027, 1, 1, tzinfo=UTC)
     for text in ("0d", "2026-03-01", "1999-01-01"):
         with pytest.raises(InputError, match="future"):
-            cli_input.expiry(text, NOW)
+            arguments.expiry(text, NOW)
 
 
 def test_alerts_rise_and_are_percentages() -> None:
     """Given in any order; `none` takes them all away."""
-    assert cli_input.alerts("100, 50%,80,50") == (50, 80, 100)
-    assert cli_input.alerts("none") == ()
+    assert arguments.alerts("100, 50%,80,50") == (50, 80, 100)
+    assert arguments.alerts("none") == ()
     for text in ("", "0", "101", "half", "50,", ",".join(map(str, range(1, 12)))):
         with pytest.raises(InputError, match="--alert"):
-            cli_input.alerts(text)
+            arguments.alerts(text)
 
 
 @pytest.mark.parametrize(
@@ -218,9 +218,9 @@ def test_alerts_rise_and_are_percentages() -> None:
 )
 def test_refuses_unknown_time_zones(name: str) -> None:
     """A zone is one that every machine knows by the same name."""
-    assert cli_input.time_zone("Europe/Berlin") == "Europe/Berlin"
+    assert arguments.time_zone("Europe/Berlin") == "Europe/Berlin"
     with pytest.raises(InputError, match="time zone"):
-        cli_input.time_zone(name)
+        arguments.time_zone(name)
 
 
 @pytest.mark.parametrize(
@@ -228,11 +228,11 @@ def test_refuses_unknown_time_zones(name: str) -> None:
 )
 def test_a_price_is_dollars_and_may_be_zero(text: str, nanos: int) -> None:
     """What is free on purpose says so."""
-    assert cli_input.price(text) == nanos
+    assert arguments.price(text) == nanos
 
 
 @pytest.mark.parametrize("text", ["", "free", "-1", "1e3", "0.0000000001", "1000000.01", "5 eur"])
 def test_refuses_other_prices(text: str) -> None:
     """With a sentence that says what can be written."""
-    with pytest.raises(cli_input.InputError, match=r"[.]$"):
-        cli_input.price(text)
+    with pytest.raises(arguments.InputError, match=r"[.]$"):
+        arguments.price(text)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ledger.cli_session import Refusal, Run, show
+from ledger.cli.session import Refusal, Run, show
 
 if TYPE_CHECKING:
     from ledger.budgets import Budget

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ledger.cli_key_files import MAX_COMPLAINTS, opened
-from ledger.cli_publish import publish_now
-from ledger.cli_session import Command, Refusal, Run, hint, show, who
+from ledger.cli.key_files import MAX_COMPLAINTS, opened
+from ledger.cli.publish import publish_now
+from ledger.cli.session import Command, Refusal, Run, hint, show, who
 
 if TYPE_CHECKING:
     from ledger.db import Database, Row, Session

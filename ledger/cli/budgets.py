@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ledger.cli_explain import explain
-from ledger.cli_plans import apply, export
-from ledger.cli_publish import publish_now
-from ledger.cli_session import Refusal, Run, format_option, hint, pass_run, show, who
-from ledger.cli_standing import (
+from ledger.cli.explain import explain
+from ledger.cli.plans import apply, export
+from ledger.cli.publish import publish_now
+from ledger.cli.session import Refusal, Run, format_option, hint, pass_run, show, who
+from ledger.cli.standing import (
     amount as amount_shown,
 )
-from ledger.cli_standing import (
+from ledger.cli.standing import (
     budget_columns,
     raises,
     readable,
@@ -94,14 +94,15 @@ def set_budget(
     A new amount keeps what is already used; another selector or window starts a new counter, which
     begins with what the books say was spent in the window.
     """
-    from ledger import cli_input, grant, reports, spend
+    from ledger import grant, reports, spend
     from ledger.budgets import Budget
+    from ledger.cli import arguments
 
     clean_name = grant.clean_name(name)
-    unit, number = cli_input.amount(amount)
-    cli_input.rule(unit, per, on_exceed or "block")
-    percents = None if alert is None else cli_input.alerts(alert)
-    zone = cli_input.time_zone(time_zone)
+    unit, number = arguments.amount(amount)
+    arguments.rule(unit, per, on_exceed or "block")
+    percents = None if alert is None else arguments.alerts(alert)
+    zone = arguments.time_zone(time_zone)
     given = {"alerts": percents, "on_exceed": on_exceed, "unstated": unstated}
     with run.books() as db:
         with db.transaction() as session:
@@ -109,7 +110,7 @@ def set_budget(
             wanted = Budget(
                 budget_id="",
                 name=clean_name,
-                where=cli_input.selector(where, names),
+                where=arguments.selector(where, names),
                 unit=unit,
                 amount=number,
                 per=per,
@@ -138,15 +139,16 @@ def set_budget(
 @pass_run
 def raise_budget(run: Run, name: str, by: str, until: str, why: str, output: str) -> None:
     """Raise the budget NAME for a while. What is used stays used."""
-    from ledger import cli_input, grant, reports
+    from ledger import grant, reports
     from ledger.budgets import Raise
+    from ledger.cli import arguments
 
-    unit, number = cli_input.amount(by)
+    unit, number = arguments.amount(by)
     now = datetime.now(UTC)
     with run.books() as db:
         with db.transaction() as session:
             _, budget = grant.find(session, name)
-            ends = cli_input.until(until, now, budget.time_zone)
+            ends = arguments.until(until, now, budget.time_zone)
             more = Raise(number, reports.micros(now), reports.micros(ends))
             row = grant.add_raise(session, name, more, unit=unit, who=who(), why=why)
         publish_now(run, db)

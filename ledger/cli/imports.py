@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ledger.cli_key_files import complain, opened, progress
-from ledger.cli_publish import publish_now
-from ledger.cli_session import Refusal, Run, format_option, hint, pass_run, show, who
+from ledger.cli.key_files import complain, opened, progress
+from ledger.cli.publish import publish_now
+from ledger.cli.session import Refusal, Run, format_option, hint, pass_run, show, who
 
 if TYPE_CHECKING:
     from ledger.db import Database
@@ -41,9 +41,9 @@ def import_keys(run: Run, file: str, grace: str, dry_run: bool, why: str, output
     (`ledger keys backfill`, `ledger keys untagged`). Keys that are known stay as they are, so the
     same file may be imported again. `-` reads a pipe.
     """
-    from ledger import cli_input
+    from ledger.cli import arguments
 
-    grace_until = cli_input.expiry(grace, datetime.now(UTC))
+    grace_until = arguments.expiry(grace, datetime.now(UTC))
     with run.books() as db, opened(file, _NAMES) as rows:
         counted = _Counted()
         outcomes = _import(db, rows, counted, grace_until, why, dry_run)

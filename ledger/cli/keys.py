@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ledger.cli_backfill import backfill
-from ledger.cli_imports import import_keys
-from ledger.cli_publish import publish_now
-from ledger.cli_relabel import grace, relabel
-from ledger.cli_rotation import rotate_unlabelled, unlabelled_options
-from ledger.cli_session import Command, Run, format_option, hint, pass_run, show, who
-from ledger.cli_untagged import untagged
+from ledger.cli.backfill import backfill
+from ledger.cli.imports import import_keys
+from ledger.cli.publish import publish_now
+from ledger.cli.relabel import grace, relabel
+from ledger.cli.rotation import rotate_unlabelled, unlabelled_options
+from ledger.cli.session import Command, Run, format_option, hint, pass_run, show, who
+from ledger.cli.untagged import untagged
 
 if TYPE_CHECKING:
     from ledger.db import Session
@@ -89,12 +89,13 @@ def issue(
     output: str,
 ) -> None:
     """Issue a key. Its text is shown once; the books keep only its SHA-256."""
-    from ledger import cli_input, reports
     from ledger import issue as issuing
+    from ledger import reports
+    from ledger.cli import arguments
 
-    named = cli_input.pairs(labels, "--label")
+    named = arguments.pairs(labels, "--label")
     if customer and "customer" in named:
-        raise cli_input.InputError("--customer and --label customer=... are the same; give one.")
+        raise arguments.InputError("--customer and --label customer=... are the same; give one.")
     wanted = issuing.KeyRequest(
         owner=owner,
         team=team,
@@ -102,8 +103,8 @@ def issue(
         workload=workload,
         customer=customer or named.pop("customer", ""),
         labels=named,
-        expires_at=cli_input.expiry(expires, datetime.now(UTC)) if expires else None,
-        max_spend_nanos=cli_input.usd(max_spend) if max_spend else None,
+        expires_at=arguments.expiry(expires, datetime.now(UTC)) if expires else None,
+        max_spend_nanos=arguments.usd(max_spend) if max_spend else None,
         service_account=service_account,
         customer_header=customer_header,
         **_rates(rpm, tpm, max_parallel),
@@ -128,11 +129,12 @@ def list_keys(
     """List keys, the newest first."""
     from psycopg.types.json import Jsonb
 
-    from ledger import cli_input, reports, spend
+    from ledger import reports, spend
+    from ledger.cli import arguments
 
     with run.books() as db, db.transaction(snapshot=True) as session:
         names = reports.allowed(reports.KEY_LABELS, spend.label_names(session))
-        chosen = dict(cli_input.selector(where, names))
+        chosen = dict(arguments.selector(where, names))
         columns = {
             "key_id" if name == "key" else name: chosen.pop(name)
             for name in reports.KEY_LABELS
@@ -238,14 +240,15 @@ def set_key(
 
     What it has used so far still counts.
     """
-    from ledger import cli_input, reports
     from ledger import issue as issuing
+    from ledger import reports
+    from ledger.cli import arguments
 
     wanted: dict[str, int | None] = dict(_rates(rpm, tpm, max_parallel))
     if max_spend is not None:
-        wanted["max_spend_nanos"] = None if max_spend == _NO_LIMIT else cli_input.usd(max_spend)
+        wanted["max_spend_nanos"] = None if max_spend == _NO_LIMIT else arguments.usd(max_spend)
     if not wanted and customer_header is None:
-        raise cli_input.InputError(
+        raise arguments.InputError(
             "Say what to set: --max-spend, --rpm, --tpm or --max-parallel with its number or none,"
             " or --customer-header or --no-customer-header."
         )
@@ -299,21 +302,21 @@ def rotate(
     With --unlabelled for every key in quarantine: a new key needs the four labels, which come from
     --labels, else from what is known of the old key, else from the options.
     """
-    from ledger import cli_input
     from ledger import issue as issuing
+    from ledger.cli import arguments
 
     now = datetime.now(UTC)
-    grace_time = cli_input.duration(grace) if grace else timedelta()
+    grace_time = arguments.duration(grace) if grace else timedelta()
     ends_at = now + grace_time if grace_time else None
-    new_limit = cli_input.usd(max_spend) if max_spend else None
+    new_limit = arguments.usd(max_spend) if max_spend else None
     new_rates = _rates(rpm, tpm, max_parallel)
-    new_end = cli_input.expiry(expires, now) if expires else None
+    new_end = arguments.expiry(expires, now) if expires else None
     if unlabelled and key_id is None:
         limits = {**new_rates, "max_spend_nanos": new_limit, "expires_at": new_end}
         rotate_unlabelled(run, ends_at or now, labels, labels_file, limits, why, output)
         return
     if key_id is None or unlabelled or labels_file or any(labels.values()):
-        raise cli_input.InputError(
+        raise arguments.InputError(
             "Name the KEY_ID to rotate, or --unlabelled for all in quarantine; only these take"
             " labels."
         )
@@ -338,7 +341,7 @@ def rotate(
 
 def _rates(rpm: str | None, tpm: str | None, max_parallel: str | None) -> dict[str, int | None]:
     """The limits on a key's pace that were given; None where one shall be lifted."""
-    from ledger.cli_input import count
+    from ledger.cli.arguments import count
 
     given = {"rpm": rpm, "tpm": tpm, "max_parallel": max_parallel}
     return {

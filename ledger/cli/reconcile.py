@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ledger.cli_session import Refusal, Run, format_option, hint, pass_run, show
+from ledger.cli.session import Refusal, Run, format_option, hint, pass_run, show
 
 if TYPE_CHECKING:
     from ledger.recount import Line, Recount

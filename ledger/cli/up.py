@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from ledger.child import StartFailure
-from ledger.cli_session import Refusal, Run, WrongUsage, pass_run
+from ledger.cli.session import Refusal, Run, WrongUsage, pass_run
 from ledger.envoy_config import (
     Provider,
     credential_variables,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ledger.cli_session import Refusal, Run, format_option, hint, pass_run, show, who
+from ledger.cli.session import Refusal, Run, format_option, hint, pass_run, show, who
 
 if TYPE_CHECKING:
     from ledger.db import Session
@@ -168,7 +168,7 @@ def _say_when() -> None:
 
 def _values(text: str) -> tuple[str, list[str]]:
     """`team=risk,search` as the label and its values; `\\,` is a comma itself."""
-    from ledger.cli_input import InputError
+    from ledger.cli.arguments import InputError
 
     label, equals, listed = text.partition("=")
     values = [part.replace("\\,", ",").strip() for part in re.split(r"(?<!\\),", listed)]

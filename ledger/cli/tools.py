@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ledger.cli_publish import publish_now
-from ledger.cli_session import Run, format_option, hint, pass_run, show, who
+from ledger.cli.publish import publish_now
+from ledger.cli.session import Run, format_option, hint, pass_run, show, who
 
 if TYPE_CHECKING:
     from ledger.tables import Column
@@ -34,9 +34,10 @@ def price(run: Run, tool: str, per_call: str, why: str, output: str) -> None:
     A tool's own price comes before its server's. SERVER is the name after `ledger up --mcp`.
     """
     from ledger import agents as registry
-    from ledger import cli_input, reports
+    from ledger import reports
+    from ledger.cli import arguments
 
-    nanos = None if per_call == _NO_PRICE else cli_input.price(per_call)
+    nanos = None if per_call == _NO_PRICE else arguments.price(per_call)
     with run.books() as db:
         with db.transaction() as session:
             row = registry.set_tool_price(session, tool, nanos, who=who(), why=why)
@@ -52,9 +53,10 @@ def price(run: Run, tool: str, per_call: str, why: str, output: str) -> None:
 @pass_run
 def list_tools(run: Run, since: str | None, limit: int, output: str) -> None:
     """List the tools that have a price or were called, by server."""
-    from ledger import cli_input, reports
+    from ledger import reports
+    from ledger.cli import arguments
 
-    start = cli_input.moment(since, datetime.now(UTC)) if since else None
+    start = arguments.moment(since, datetime.now(UTC)) if since else None
     with run.books() as db:
         rows = db.run("tools_list", since=start, limit=limit + 1)
     shown = [reports.tool(row) for row in rows[:limit]]

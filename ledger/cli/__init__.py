@@ -1,0 +1,1 @@
+"""The `ledger` command, a module for each group of commands. Decides nothing."""
