@@ -56,5 +56,7 @@ def header_of(answer: bytes, name: str) -> str:
 
 def _is_whole(received: bytearray) -> bool:
     head, _, body = bytes(received).partition(b"\r\n\r\n")
+    if header_of(head, "transfer-encoding") == "chunked":
+        return body.endswith(b"0\r\n\r\n")
     length = header_of(head, "content-length")
     return length.isdigit() and len(body) >= int(length)

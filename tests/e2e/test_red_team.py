@@ -346,6 +346,56 @@ def test_a_refusal_tells_of_no_other_team(gate: Stack, poor: dict[str, Any]) -> 
     assert "poor" not in unknown.text
 
 
+def borrowed(token: str, run_id: str) -> dict[str, tuple[dict[str, str], dict[str, Any]]]:
+    """Ways to point at somebody else's run: headers and additions to the body."""
+    head, claims, signature = token.split(".")
+    return {
+        "its token": ({"x-agent-chain": token}, {}),
+        "its token in baggage": ({"baggage": f"x-agent-chain={token}"}, {}),
+        "its token twice": ({"x-agent-chain": f"{token},{token}"}, {}),
+        "its token, signed anew": ({"x-agent-chain": f"{head}.{claims}.{signature[::-1]}"}, {}),
+        "its token, unsigned": ({"x-agent-chain": f"eyJhbGciOiJub25lIn0.{claims}."}, {}),
+        "its id": ({"x-agent-run": run_id}, {}),
+        "its id as a session of Claude Code": ({"x-claude-code-session-id": run_id}, {}),
+        "its id as a session of Codex": ({"session-id": run_id, "thread-id": run_id}, {}),
+        "its id as a cache key": ({}, {"prompt_cache_key": run_id}),
+        "our own header": ({"x-tollkeeper-root-team": "rich", "x-tollkeeper-run": run_id}, {}),
+    }
+
+
+WAYS: Final = tuple(borrowed("a.b.c", ""))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nobody_pays_for_a_run_that_is_not_theirs(
+    gate: Stack, rich: dict[str, Any], way: str
+) -> None:
+    """With the root paying for chains, a key outside a run still pays for itself, and the run's
+    budget is not touched.
+    """
+    gate.json("chains", "billing", "root")
+    thief = gate.issue(team="thief")
+    run = gate.json("runs", "start", "--key", rich["key_id"], "--budget", "1usd")
+    headers, more = borrowed(run["chain_token"], run["run_id"])[way]
+    answer = httpx.post(
+        gate.gateway + CHAT,
+        json=json.loads(ASK) | more,
+        headers={"authorization": f"Bearer {thief['key']}", **headers},
+    )
+    event = gate.event(answer.headers[EVENT_ID])
+    assert (event["root_key_id"], event["root_team"]) == (thief["key_id"], "thief")
+    assert event["billing"] == "caller"
+    assert event["run_id"] != run["run_id"]
+    [paid] = gate.rows(
+        "SELECT account FROM journal WHERE transaction_id = %s AND amount_nanos > 0"
+        " AND account LIKE 'expense:%%'",
+        event["event_id"],
+    )
+    assert paid["account"] == "expense:thief"
+    [budget] = [b for b in gate.json("budgets", "status") if b["name"] == run["budget"]]
+    assert (budget["used"], budget["held"]) == (0, 0)
+
+
 def test_after_all_of_it_the_books_are_whole(gate: Stack) -> None:
     """No attack left a gap, a hold, or an unbalanced account behind."""
 
