@@ -4,6 +4,10 @@ import asyncio
 import gc
 import logging
 import os
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from extproc.directory import Directory
@@ -22,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _COLLECT_EVERY: Final = 20_000
 """New container objects between two collections; a call makes some hundred, short-lived."""
+_NICENESS: Final = 5
+"""Of gRPC's threads: enough that the loop goes first, and far from starving them."""
 _GRACE_S: Final = 25.0
 _DRAIN_S: Final = 5.0
 _TURN_AWAY_S: Final = 3.0
@@ -69,6 +75,7 @@ async def serve(settings: Settings, index: int, stop: asyncio.Event) -> None:
     await _until_loaded(directory.loaded, stop)
     server.add_insecure_port(f"unix:{path}")
     await server.start()
+    _let_the_loop_finish()
     _spare_the_collector()
     log.info("Worker %d serves %s as producer %s.", index, path, producer)
     await _until_stopped(stop, tasks)
@@ -94,6 +101,21 @@ def _rates(settings: Settings) -> RateTable:
                 ", ".join(sorted(table.lists)),
             )
     return table.named(settings.price_lists)
+
+
+def _let_the_loop_finish() -> None:
+    """Where Linux schedules: gRPC's own threads wake for every message, and no longer interrupt the
+    event loop for it. They run when the loop has nothing to do, and then hand over many messages at
+    once; measured, that is a third of the CPU of a call.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    for task in Path("/proc/self/task").iterdir():
+        thread = int(task.name)
+        if thread != threading.main_thread().native_id:
+            with suppress(OSError):  # it has ended, or a sandbox forbids it: slower, not wrong
+                os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+                os.setpriority(os.PRIO_PROCESS, thread, _NICENESS)
 
 
 def _spare_the_collector() -> None:
