@@ -219,6 +219,8 @@ def _report(machine: Machine, tally: Tally, port: int) -> int:
     """Everything that the demo promises to show; 1 where something is wrong."""
     _ask(machine, "Who spent what:", "spend", "--by", "team")
     _ask(machine, "Through which agent, on which model:", "spend", "--by", "team,agent,model")
+    if run_id := _a_run(machine):
+        _ask(machine, "One run of three agents, of three teams:", "runs", "show", run_id)
     _ask(machine, "The budgets:", "budgets", "status")
     _ask(machine, "What was refused, and why:", *_REFUSED)
     findings = _ask(machine, "Do the books prove themselves?", "audit")
@@ -226,6 +228,13 @@ def _report(machine: Machine, tally: Tally, port: int) -> int:
     for failure in tally.failures[:5]:
         click.echo(f"A call went wrong: {failure}", err=True)
     return 1 if findings or not billed or tally.failures else 0
+
+
+def _a_run(machine: Machine) -> str:
+    """The newest run that agents were in together; empty where there is none."""
+    listed = _ledger_json(machine, "runs", "list", "--where", "root_team=product")
+    together = (run["run_id"] for run in listed if run["calls"] > 1)
+    return str(next(together, ""))
 
 
 def _ask(machine: Machine, title: str, *arguments: str) -> int:

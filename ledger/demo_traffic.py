@@ -15,6 +15,7 @@ from ledger.fake_provider.directives import HEADER
 TIMEOUT_S: Final = 30.0
 PATIENCE_S: Final = 2.0
 """After a refusal, or a failure, a caller waits so long."""
+_CHAIN: Final = "x-agent-chain"
 _SUBJECT: Final = (
     "Read the following notes of the last meeting and say what we have to do, by when, and who. "
 )
@@ -22,7 +23,9 @@ _SUBJECT: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """One agent of a team. Tokens and the pause between calls are what is usual for it."""
+    """One agent of a team. Tokens and the pause between calls are what is usual for it. One that
+    `hands_to` other agents starts a run with each call, which these go on with one by one.
+    """
 
     owner: str
     team: str
@@ -35,6 +38,7 @@ class Caller:
     input_tokens: int
     output_tokens: int
     pause_s: float
+    hands_to: tuple[str, ...] = ()
 
 
 CALLERS: Final = (
@@ -144,6 +148,18 @@ CALLERS: Final = (
         output_tokens=120,
         pause_s=0.5,
     ),
+    Caller(
+        owner="kim@example.com",
+        team="product",
+        agent="planner",
+        workload="releases",
+        api="chat",
+        model="gpt-5-mini",
+        input_tokens=1500,
+        output_tokens=150,
+        pause_s=4.0,
+        hands_to=("paper-reader", "test-writer"),
+    ),
 )
 
 
@@ -162,6 +178,7 @@ class Traffic:
     def __init__(self, gateway: tuple[str, int], keys: Sequence[tuple[Caller, str]]) -> None:
         self.tally = Tally()
         self._gateway = gateway
+        self._keys = {caller.agent: (caller, key) for caller, key in keys}
         self._lock = threading.Lock()
         self._enough = threading.Event()
         self._threads = [
@@ -185,45 +202,65 @@ class Traffic:
         session = str(uuid.UUID(int=chance.getrandbits(128), version=4))
         while not self._enough.is_set():
             asked_at = time.monotonic()
-            try:
-                status = self._call(caller, key, session, chance)
-            except (OSError, http.client.HTTPException) as error:
-                status = 0
-                self._note(caller, f"{type(error).__name__} {error}")
-            with self._lock:
-                self.tally.calls += status > 0
-                if status in (402, 429):
-                    self.tally.refused[status] = self.tally.refused.get(status, 0) + 1
-                elif status not in (0, 200):
-                    self.tally.failures.append(f"{caller.agent}: status {status}")
+            start = _start_of_run(caller.hands_to) if caller.hands_to else {}
+            headers = {**start, **_session_of(caller, session)}
+            status, token = self._tallied(caller, key, chance, headers)
+            for agent in caller.hands_to if token else ():
+                _, token = self._tallied(*self._keys[agent], chance, {_CHAIN: token})
             if status != 200:
                 self._enough.wait(max(0.0, PATIENCE_S - (time.monotonic() - asked_at)))
             else:
                 self._enough.wait(caller.pause_s * chance.uniform(0.5, 1.5))
 
-    def _note(self, caller: Caller, says: str) -> None:
+    def _tallied(
+        self, caller: Caller, key: str, chance: random.Random, headers: Mapping[str, str]
+    ) -> tuple[int, str]:
+        """One call, counted: its status, 0 where there was no answer, and the token for the next
+        agent of its run.
+        """
+        status, token, failure = 0, "", ""
+        try:
+            status, token = self._call(caller, key, chance, headers)
+        except (OSError, http.client.HTTPException) as error:
+            failure = f"{type(error).__name__} {error}"
         with self._lock:
-            self.tally.failures.append(f"{caller.agent}: {says}")
+            self.tally.calls += status > 0
+            if status in (402, 429):
+                self.tally.refused[status] = self.tally.refused.get(status, 0) + 1
+            elif status != 200:
+                self.tally.failures.append(f"{caller.agent}: {failure or f'status {status}'}")
+        return status, token
 
-    def _call(self, caller: Caller, key: str, session: str, chance: random.Random) -> int:
+    def _call(
+        self, caller: Caller, key: str, chance: random.Random, headers: Mapping[str, str]
+    ) -> tuple[int, str]:
         host, port = self._gateway
         output = int(caller.output_tokens * chance.uniform(0.5, 1.5))
         path, body = request(caller, _prompt(caller, chance), most=2 * caller.output_tokens)
         connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
-        headers = {
+        sent = {
             "content-type": "application/json",
             "authorization": f"Bearer {key}",
             HEADER.decode(): json.dumps({"output_tokens": output, "chunk_tokens": 5}),
+            **headers,
         }
-        if caller.agent == "code-review":
-            headers["x-claude-code-session-id"] = session
         try:
-            connection.request("POST", path, json.dumps(body), headers)
+            connection.request("POST", path, json.dumps(body), sent)
             response = connection.getresponse()
             response.read()
-            return response.status
+            return response.status, response.getheader(_CHAIN, "")
         finally:
             connection.close()
+
+
+def _start_of_run(agents: Sequence[str]) -> Mapping[str, str]:
+    audience = ",".join(f"agent={agent}" for agent in agents)
+    return {_CHAIN: f'new; audience="{audience}"'}
+
+
+def _session_of(caller: Caller, session: str) -> Mapping[str, str]:
+    """What a coding agent sends unasked."""
+    return {"x-claude-code-session-id": session} if caller.agent == "code-review" else {}
 
 
 def request(caller: Caller, prompt: str, most: int) -> tuple[str, Mapping[str, Any]]:
