@@ -208,7 +208,7 @@ def present(headers: Headers, path: str) -> Presented:
             signed = signed or (name == "authorization" and value.startswith(_SIGNATURE))
     remove += _PRIVATE.intersection(headers)
     clean_path = None
-    if "key=" in path:
+    if "key=" in path or ("%" in path and "?" in path):  # the name may be written %6bey
         in_path, foreign, clean_path = _keys_in_query(path)
         key = key or (in_path[0] if in_path else b"")
         candidates += foreign

@@ -209,3 +209,10 @@ def test_a_key_without_labels_calls_until_its_grace_date(grace: int, code: str |
         assert (refusal.status, refusal.retryable) == (403, False)
         assert f"ledger keys relabel {key.key_id}" in refusal.message
     assert (key.columns["team"], key.columns["owner"], key.columns["principal"]) == ("risk", "", "")
+
+
+def test_a_key_is_found_however_its_name_is_written() -> None:
+    """`%6bey` is `key` to a server, so our key does not pass by it."""
+    presented = present({}, f"/v1/models?a=1&%6bey={KEY}")
+    assert presented.digest == sha256(KEY.encode()).digest()
+    assert presented.path == "/v1/models?a=1"
