@@ -142,7 +142,9 @@ def test_prepaid_credit_ends_and_a_caller_who_pays_itself_goes_on(four: Stack) -
     assert error.code == "credit_spent"
     spent = settled(crew, 10)
     assert 0.8 * USD / 50 < spent == billed(crew) <= USD // 50
-    refused = len(crew.events("refused"))
+    refused = len(
+        crew.events("refused")
+    )  # some may have waited for a hold that was on its way back
     with crew.sdk() as client, pytest.raises(openai.APIStatusError):
         said(client, ask(200))
     headers = {"x-tollkeeper-key": crew.key, "authorization": "Bearer sk-their-own", **wish()}
@@ -153,7 +155,7 @@ def test_prepaid_credit_ends_and_a_caller_who_pays_itself_goes_on(four: Stack) -
     assert event["byok"]
     assert event["cost_nanos"] > 0
     assert len(crew.events("refused")) == refused + 1
-    assert refusals(crew.events()) == {"credit_spent"}
+    assert refusals(crew.events()) - {"budget_held"} == {"credit_spent"}
     assert crew.counter() == (spent, 0)
     shown = four.json("wallets", "show", name)
     assert (shown["balance_nanos"], shown["held_nanos"]) == (USD // 50 - spent, 0)

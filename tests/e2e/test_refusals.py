@@ -121,7 +121,10 @@ def test_a_spent_key_is_402_until_the_end(stack: Stack) -> None:
     events = stack.events_of(issued["key_id"], passed + 1)
     spent = sum(event["cost_nanos"] for event in events if event["outcome"] == "ok")
     assert 0 < spent <= limit_nanos
-    assert len(events) == passed + 1
+    # The SDK waits and asks again where the call before it has yet to give its hold back.
+    told = [e["refusal"] for e in events if e["refusal"] not in ("", "budget_held")]
+    assert len(told) == 1
+    assert sum(event["outcome"] == "ok" for event in events) == passed
     # Not one more token than the limit, but not much less either: a hold is 0.5 thousandths.
     assert spent > limit_nanos - 2 * 700_000
 
@@ -222,7 +225,7 @@ def test_no_concurrency_passes_a_hard_budget(stack: Stack) -> None:
     url = f"{stack.gateway}/openai/v1/chat/completions"
     headers = {
         "authorization": f"Bearer {issued['key']}",
-        **wish(output_tokens=50, first_delay_ms=300),
+        **wish(output_tokens=50, first_delay_ms=2000),  # all are there before the first one ends
     }
 
     def call(_: int) -> int:
