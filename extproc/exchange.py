@@ -40,6 +40,7 @@ from enum import Enum, auto
 from math import inf
 from typing import Any, Final, overload
 
+from extproc import own_api
 from extproc.agents import refuse_agent
 from extproc.budget import Admitted, Plan
 from extproc.chain import Followed, follow, follow_body, onward
@@ -62,7 +63,6 @@ from extproc.hold import Hold, hold_asked, hold_growth, hold_unread, refuse_unre
 from extproc.identity import present, proven, recognise, refuse_key
 from extproc.inflate import InflateError, open_inflate
 from extproc.meter import Call, Draft, Settlement, draft, meter, output_so_far
-from extproc.own_api import MAX_BODY_BYTES, answer, refuse_call, start_run
 from extproc.policy import Policy
 from extproc.providers.routing import OWN_PROVIDER, Destination, Told, destination
 from extproc.providers.shape import Answer, Asked, BadRequest
@@ -239,9 +239,9 @@ class Exchange:
 
     def _own_api(self, event: RequestHeaders, now_us: int) -> Action:
         """Nothing goes upstream: the sidecar is the one who answers."""
-        refusal = refuse_call(self._call.method, self._call.path)
+        refusal = own_api.refuse_call(self._call.method, self._call.path)
         if refusal is None:
-            refusal = _too_large(event.headers, MAX_BODY_BYTES)
+            refusal = _too_large(event.headers, own_api.MAX_BODY_BYTES)
         if refusal is not None:
             return self._refuse(refusal)
         if event.ended:
@@ -253,12 +253,13 @@ class Exchange:
     def _start_run(self, body: bytes, now_us: int) -> Action:
         call = self._call
         assert call.who is not None
-        started = start_run(body, call.who, self._policy, call.event_id, now_us)
+        started = own_api.start_run(body, call.who, self._policy, call.event_id, now_us)
         if isinstance(started, Refusal):
             return self._refuse(started)
         self._follow(started)
         headers = (("content-type", b"application/json"), self._stamps()[0])
-        self._own_answer = Respond(200, headers, answer(started), "tollkeeper_run_started")
+        said = own_api.answer(started)
+        self._own_answer = Respond(200, headers, said, "tollkeeper_run_started")
         hold = hold_unread(call, self._policy, now_us)
         return self._reserve(hold) if hold.plan.shares else self._answer_own()
 

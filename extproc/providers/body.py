@@ -20,7 +20,7 @@ _SCALAR: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\s,\[\]{}"]++', re.
 _TO_BRACKET: Final = re.compile(
     rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)*+[\[\]{}]', re.DOTALL
 )
-_ESCAPED_LETTERS: Final = (b"\\u005", b"\\u006", b"\\u007")
+_ESCAPED_LETTERS: Final = (b"\\u004", b"\\u005", b"\\u006", b"\\u007")
 _MAX_BRACKETS: Final = 200_000
 """Bounds what a body made of brackets costs to read, to a fraction of a second."""
 
@@ -152,7 +152,7 @@ def set_member(body: bytes, path: tuple[str, ...], value: bytes) -> bytes:
     on the way and no object is replaced by one.
     """
     name, inner = path[0], path[1:]
-    found = [member for member in members(body) if member.name == name]
+    found = _named(body, name)
     if not found:
         return append_member(body, b'"%s":%s' % (name.encode(), _nested(inner, value)))
     _, start, end = found[-1]

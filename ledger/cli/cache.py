@@ -2,13 +2,12 @@
 itself.
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from ledger.cli.session import Refusal, Run, format_option, hint, pass_run, show
-from ledger.cli.spend import asked_question, since_option, until_option, where_option
+from ledger.cli.spend import grouped_question, since_option, until_option, where_option
 
 if TYPE_CHECKING:
     from ledger.tables import Column
@@ -53,16 +52,10 @@ def cache(
     """
     from ledger import reports, shared_context
     from ledger import spend as books
-    from ledger.cli import arguments
 
     most = shared_context.MAX_GROUPS
     with run.books() as db, db.transaction(snapshot=True) as session:
-        labels = books.label_names(session)
-        asked = asked_question(since, until, where, labels)
-        dimensions = reports.allowed(
-            reports.ROLLUP_DIMENSIONS, reports.TIME_DIMENSIONS, reports.EVENT_DIMENSIONS, labels
-        )
-        question = replace(asked, by=arguments.dimensions(by, dimensions))
+        question = grouped_question(by, since, until, where, books.label_names(session))
         spent = reports.spend(question, books.spend(session, question, most), most)
         if spent.truncated:
             raise Refusal(f"That is more than {most:,} groups; ask --by something coarser.")

@@ -60,15 +60,9 @@ def spend(
     """
     from ledger import reports
     from ledger import spend as books
-    from ledger.cli import arguments
 
     with run.books() as db, db.transaction(snapshot=True) as session:
-        labels = books.label_names(session)
-        asked = asked_question(since, until, where, labels)
-        dimensions = reports.allowed(
-            reports.ROLLUP_DIMENSIONS, reports.TIME_DIMENSIONS, reports.EVENT_DIMENSIONS, labels
-        )
-        question = replace(asked, by=arguments.dimensions(by, dimensions))
+        question = grouped_question(by, since, until, where, books.label_names(session))
         answer = reports.spend(question, books.spend(session, question, limit), limit)
     document = {
         "by": question.by,
@@ -120,7 +114,7 @@ def events(
 
     most = limit or (_EVENTS_IN_A_TABLE if output == "table" else _EVENTS_IN_A_FILE)
     with run.books() as db, db.transaction(snapshot=True) as session:
-        question = asked_question(since, until, where, books.label_names(session))
+        question = _asked_question(since, until, where, books.label_names(session))
         found = books.newest_events(session, question, most + 1)
     rows = [reports.event(row) for row in found[:most]]
     if output == "table":
@@ -132,7 +126,25 @@ def events(
         hint(f"These are the newest {most}; --limit shows more.")
 
 
-def asked_question(
+def grouped_question(
+    by: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    where: tuple[str, ...],
+    labels: list[str],
+) -> "Question":
+    """What --by, --since, --until and --where ask for."""
+    from ledger import reports
+    from ledger.cli import arguments
+
+    asked = _asked_question(since, until, where, labels)
+    dimensions = reports.allowed(
+        reports.ROLLUP_DIMENSIONS, reports.TIME_DIMENSIONS, reports.EVENT_DIMENSIONS, labels
+    )
+    return replace(asked, by=arguments.dimensions(by, dimensions))
+
+
+def _asked_question(
     since: str | None, until: str | None, where: tuple[str, ...], labels: list[str]
 ) -> "Question":
     """What --since, --until and --where ask for."""
